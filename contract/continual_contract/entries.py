@@ -1,0 +1,169 @@
+"""Stream entries as they are on the wire: short text fields that a stranger with redis-cli can write.
+
+Public formats are in `docs/wire-format.md`. Encoders return flat dicts for XADD; decoders take what redis returns (bytes).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from continual_contract.ids import EntryId, RequestId, Version
+
+Role = Literal["stable", "canary", "shadow"]
+Why = Literal["owner", "heir", "shadow"]
+LabelSource = Literal["audit", "truth", "correction"]
+
+MAX_METADATA_BYTES = 2048
+MAX_DELIVERIES = 5
+ISOLATE_AFTER_DELIVERIES = 3
+UNSAMPLED = b"-"
+"""What `answers` holds for a request outside `feedback.samplePercent`: answered, but not joinable."""
+
+Fields = dict[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestEntry:
+    """`d` raw uint8 HWC bytes, or with `enc` (png | jpeg) the encoded file."""
+
+    entry_id: EntryId
+    request_id: RequestId
+    data: bytes
+    encoding: str = ""
+    key: bytes = b""
+    event_time_ms: int | None = None
+    metadata: bytes = b""
+
+
+def decode_request(entry_id: bytes | str, fields: Fields) -> RequestEntry:
+    """Read one request; fields `d enc k t m o`, all but `d` optional. A missing `d` reads as empty: the worker refuses it."""
+    sid = entry_id.decode() if isinstance(entry_id, bytes) else entry_id
+    original = fields.get(b"o")
+    time = fields.get(b"t", b"")
+    return RequestEntry(
+        entry_id=EntryId(sid),
+        request_id=RequestId(original.decode() if original else sid),
+        data=fields.get(b"d", b""),
+        encoding=fields.get(b"enc", b"").decode("utf-8", "replace"),
+        key=fields.get(b"k", b""),
+        event_time_ms=int(time) if time.isdigit() else None,
+        metadata=fields.get(b"m", b""),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one version said of one request: the value in `answers`, and the source of the published prediction."""
+
+    version: Version
+    digest_prefix: str
+    role: Role
+    why: Why
+    class_name: str
+    confidence: float
+    worker_us: int
+    """Worker time per image, microseconds (batch time / batch size)."""
+
+
+def encode_answer(answer: Answer) -> bytes:
+    """`<version> <digest prefix> <role> <why> <confidence> <us> <class>`; the class comes last because it may hold spaces."""
+    return (
+        f"{answer.version} {answer.digest_prefix} {answer.role} {answer.why} "
+        f"{answer.confidence:.4f} {answer.worker_us} {answer.class_name}"
+    ).encode()
+
+
+def decode_answer(raw: bytes) -> Answer | None:
+    """None for UNSAMPLED."""
+    if raw == UNSAMPLED:
+        return None
+    version, prefix, role, why, confidence, us, name = raw.decode().split(" ", 6)
+    return Answer(Version(version), prefix, role, why, name, float(confidence), int(us))  # type: ignore[arg-type]  # our own writer
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionEntry:
+    """Published prediction: fields `r v dg role why c p us t`."""
+
+    request_id: RequestId
+    version: Version
+    digest_prefix: str
+    role: Role
+    why: Why
+    class_name: str
+    confidence: float
+    worker_us: int
+    time_ms: int
+
+
+def encode_prediction(request_id: str, answer: Answer, time_ms: int) -> list[bytes]:
+    """Flat field list for XADD inside `commit`."""
+    return [
+        b"r", request_id.encode(), b"v", answer.version.encode(), b"dg", answer.digest_prefix.encode(),
+        b"role", answer.role.encode(), b"why", answer.why.encode(), b"c", answer.class_name.encode(),
+        b"p", b"%.4f" % answer.confidence, b"us", b"%d" % answer.worker_us, b"t", b"%d" % time_ms,
+    ]  # fmt: skip
+
+
+def decode_prediction(fields: Fields) -> PredictionEntry:
+    text = {k.decode(): v.decode() for k, v in fields.items()}
+    return PredictionEntry(
+        RequestId(text["r"]), Version(text["v"]), text["dg"], text["role"], text["why"],  # type: ignore[arg-type]  # our own writer
+        text["c"], float(text["p"]), int(text.get("us", "0")), int(text["t"]),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class LabelEntry:
+    """A label: fields `r c by src t d enc`. `r` is a request id or `key:<caller's key>`."""
+
+    reference: str
+    class_name: str
+    labeler: str
+    source: LabelSource
+    time_ms: int | None = None
+    image: bytes = b""
+    encoding: str = ""
+
+
+def encode_label(label: LabelEntry) -> dict[str, bytes | str | int]:
+    fields: dict[str, bytes | str | int] = {
+        "r": label.reference, "c": label.class_name, "by": label.labeler, "src": label.source,
+    }  # fmt: skip
+    if label.time_ms is not None:
+        fields["t"] = label.time_ms
+    if label.image:
+        fields["d"] = label.image
+    if label.encoding:
+        fields["enc"] = label.encoding
+    return fields
+
+
+def decode_label(fields: Fields) -> LabelEntry:
+    """Defaults: labeler `anonymous`, source `correction` (the one that never judges)."""
+    source = fields.get(b"src", b"correction").decode("utf-8", "replace")
+    time = fields.get(b"t", b"")
+    return LabelEntry(
+        reference=fields.get(b"r", b"").decode("utf-8", "replace"),
+        class_name=fields.get(b"c", b"").decode("utf-8", "replace"),
+        labeler=fields.get(b"by", b"anonymous").decode("utf-8", "replace")[:128],
+        source=source if source in ("audit", "truth", "correction") else "correction",  # type: ignore[arg-type]  # checked here
+        time_ms=int(time) if time.isdigit() else None,
+        image=fields.get(b"d", b""),
+        encoding=fields.get(b"enc", b"").decode("utf-8", "replace"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A request nobody could answer: fields `r reason message deliveries v t` and the request's own fields prefixed `x-`."""
+
+    entry_id: EntryId
+    request_id: RequestId
+    reason: str
+    message: str
+    deliveries: int
+    version: Version
+    time_ms: int
+    request: Fields
