@@ -1,0 +1,52 @@
+# One word per chore. `make demo` and `make test` do all their own set-up.
+SHELL := /bin/bash
+PY := .venv/bin/python
+STAMP := .venv/.ready
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup redis tools demo test test-long lint format lock bench clean
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(STAMP) redis ## Python dependencies into .venv from the hash-pinned lock, and redis-server if it is missing
+
+$(STAMP): requirements/dev.txt requirements/uv.txt pyproject.toml
+	@hack/setup python
+	@touch $@
+
+redis:
+	@hack/setup redis
+
+tools: $(STAMP) ## MinIO built from its Go module, cached by the hash of the module file
+	@$(PY) hack/tools/build.py minio
+
+demo: setup ## The whole loop on real digits, unattended, with a live view; writes out/demo/report.html
+	@$(PY) -m continual_cli.demo --out out/demo
+
+test: setup tools ## Lint, types, import rules, then unit, conformance and integration tests on real servers
+	@$(MAKE) --no-print-directory lint
+	@$(PY) -m pytest -m "not long" $(ARGS)
+
+test-long: setup tools ## More seeds and more mutations of the chaos and fault tests
+	@$(PY) -m pytest -m "long" --timeout 3600 $(ARGS)
+
+lint: $(STAMP) ## ruff, mypy strict, import contracts, function lengths
+	@.venv/bin/ruff format --check .
+	@.venv/bin/ruff check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports --no-cache
+	@$(PY) hack/function_lengths.py
+
+format: $(STAMP) ## Rewrite the code as ruff likes it
+	@.venv/bin/ruff format . && .venv/bin/ruff check --fix .
+
+lock: $(STAMP) ## Write requirements/*.txt anew: hashes, no index lines
+	@.venv/bin/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --extra dev pyproject.toml -o requirements/dev.txt
+
+bench: setup ## The gate simulated: false promotions, labels to promote and to roll back
+	@$(PY) -m continual_workers.evaluation.simulate --runs 10000
+
+clean: ## Remove what `make demo` and the linters wrote; keep .venv
+	rm -rf out .mypy_cache .ruff_cache .pytest_cache .hypothesis
