@@ -34,6 +34,11 @@ def is_sampled(request_id: str, salt: str, sample_percent: float) -> bool:
     return sample_percent >= 100 or keyed_point(request_id.encode(), salt, "sample") < sample_percent * 100
 
 
+def separation_unit(k: bytes, pixels: bytes) -> bytes:
+    """What holdout and training are separated by: the caller's `k` if present, else blake2b-128 of the decoded HWC pixels."""
+    return k or hashlib.blake2b(pixels, digest_size=16).digest()
+
+
 def is_held_out(unit: bytes, holdout_percent: float) -> bool:
     """Whether a unit of separation (`k`, else the pixels' hash) belongs to the holdout; unsalted: same answer for ever."""
     return keyed_point(unit, "", "holdout") < holdout_percent * 100
