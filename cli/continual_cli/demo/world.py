@@ -103,9 +103,9 @@ def draw(ink: Floats, weather: Weather, rng: np.random.Generator) -> Image:
     matrix = scale * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     centre = (np.array(ink.shape) - 1) / 2
     offset = centre - matrix @ ((SIZE - 1) / 2 + shift)
-    drawn = ndimage.affine_transform(ink, matrix, offset=offset, output_shape=(SIZE, SIZE), order=1)
-    grey = np.clip((weather.veil + contrast * drawn) * 255, 0, 255)
-    return grey.astype(np.uint8)[:, :, None]
+    drawn: Floats = ndimage.affine_transform(ink, matrix, offset=offset, output_shape=(SIZE, SIZE), order=1)
+    grey: Image = np.clip((weather.veil + contrast * drawn) * 255, 0, 255).astype(np.uint8)
+    return grey[:, :, None]
 
 
 def bootstrap_npz(digits: Digits, cast: Cast, seed: int) -> bytes:
