@@ -19,6 +19,8 @@ MAX_DELIVERIES = 5
 ISOLATE_AFTER_DELIVERIES = 3
 UNSAMPLED = b"-"
 """What `answers` holds for a request outside `feedback.samplePercent`: answered, but not joinable."""
+DEAD = b"!"
+"""What `answers` holds for a request that became a dead letter: settled, so that the audit does not add it again."""
 
 Fields = dict[bytes, bytes]
 
@@ -75,8 +77,8 @@ def encode_answer(answer: Answer) -> bytes:
 
 
 def decode_answer(raw: bytes) -> Answer | None:
-    """None for UNSAMPLED."""
-    if raw == UNSAMPLED:
+    """None for UNSAMPLED and DEAD."""
+    if raw in (UNSAMPLED, DEAD):
         return None
     version, prefix, role, why, confidence, us, name = raw.decode().split(" ", 6)
     return Answer(Version(version), prefix, role, why, name, float(confidence), int(us))  # type: ignore[arg-type]  # our own writer
