@@ -55,10 +55,11 @@ def area(axes: Axes, lower: Points, upper: Points, css: str) -> str:
     return f'<polygon points="{path}" class="area {css}"/>'
 
 
-def band(axes: Axes, start: float, end: float, label: str, css: str) -> str:
-    """A shaded stretch of time with its name on top, when there is room, and as a tooltip always."""
+def band(axes: Axes, start: float, end: float, names: tuple[str, str], css: str) -> str:
+    """A shaded stretch of time with its two-line name on top, when there is room, and as a tooltip always."""
     left, width = axes.x(start), max(axes.x(end) - axes.x(start), 1.0)
-    name = text(left + 3, TOP + 11, label, "small") if width > 6.2 * len(label) else ""
+    label, room = " ".join(names), width > 6.0 * max(map(len, names))
+    name = "".join(text(left + 3, TOP + 11 + 12 * row, told, "small") for row, told in enumerate(names) if room)
     return (
         f'<rect x="{left:.1f}" y="{TOP}" width="{width:.1f}" height="{axes.height - TOP - BOTTOM}" class="band {css}">'
         f"<title>{escape(label)}, {start:.0f} to {end:.0f} s</title></rect>{name}"
@@ -81,13 +82,12 @@ def level(axes: Axes, value: float, label: str) -> str:
     )
 
 
-def panel(axes: Axes, title: str, marks: Sequence[str], spell: Callable[[float], str], steps: int = 4) -> str:
+def panel(axes: Axes, title: str, marks: Sequence[str], ticks: Sequence[float], spell: Callable[[float], str]) -> str:
     """One chart: grid, ticks, marks, title."""
-    values = [axes.low + (axes.high - axes.low) * i / steps for i in range(steps + 1)]
     grid = "".join(
         f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{axes.y(v):.1f}" y2="{axes.y(v):.1f}" class="grid"/>'
         + text(LEFT - 8, axes.y(v) + 4, spell(v), "tick", "end")
-        for v in values
+        for v in ticks
     )
     seconds = "".join(
         text(axes.x(s), axes.height - 8, f"{s} s", "tick", "middle")
