@@ -91,10 +91,12 @@ class Band:
     end: float
 
     @property
+    def short(self) -> str:
+        return f"{self.weight:.0f} %" if self.stage == "canary" else self.stage
+
+    @property
     def label(self) -> str:
-        return (
-            f"{self.version} canary {self.weight:.0f} %" if self.stage == "canary" else f"{self.version} {self.stage}"
-        )
+        return f"{self.version} {'canary ' if self.stage == 'canary' else ''}{self.short}"
 
 
 def bands(samples: Iterable[Sample], stages: tuple[Stage, ...] = ("shadow", "canary", "probation")) -> list[Band]:
