@@ -12,6 +12,7 @@ from continual_cli.demo.recording import Band, Recording, Sample, bands
 COLOURS = ("#4269d0", "#e08a00", "#d6455d", "#2a9d6f", "#8a63d2", "#0f93a8")
 """One per version, in order of their numbers; readable on white and on near-black."""
 LOG10_E = 0.4342944819
+SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def colour_of(version: str) -> str:
@@ -74,7 +75,9 @@ def drift_chart(recording: Recording) -> str:
     )
     marks = [svg.line(axes, points, "ink"), svg.level(axes, threshold, "alarm")]
     marks += [svg.moment(axes, h.second, h.text, "k-world") for h in recording.happenings if h.kind == "world"]
-    return svg.panel(axes, "Drift statistic", marks, range(int(axes.high) + 1), lambda v: f"10^{v:.0f}")
+    return svg.panel(
+        axes, "Drift statistic", marks, range(int(axes.high) + 1), lambda v: "10" + str(int(v)).translate(SUPERSCRIPT)
+    )
 
 
 def lag_chart(recording: Recording) -> str:
