@@ -1,0 +1,71 @@
+"""The command tree: which verb lives where. Verbs import what they need when they run, so that this stays quick to open."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from continual_cli.guard import GuardedGroup
+from continual_cli.local.paths import HOME_VARIABLE
+from continual_cli.verbs import ask, dead, judge, learn, look, manifest, setup, steer, stream
+
+LOOK, ASK, STREAM, LEARN, STEER, SETUP = "Look", "Ask and correct", "Stream", "Learn", "Steer", "Set up"
+
+app = typer.Typer(
+    cls=GuardedGroup,
+    name="continual",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def root(
+    home: Annotated[
+        Path | None,
+        typer.Option(
+            "--home", help="Folder of the local cluster.", envvar=HOME_VARIABLE, show_default="~/.local/state/continual"
+        ),
+    ] = None,
+) -> None:
+    """Image classifiers that keep learning: stream, late labels, drift, retraining, canary, promotion, rollback.
+
+    Start here:
+
+      continual init > digits.yaml
+      continual local up -f digits.yaml --detach
+      continual get --watch
+      continual produce digits --rate 50 --labels-after 5
+      continual predict seven.png
+      continual correct seven.png --label 7
+
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 not available now, 5 conflict, 6 bytes do not match their digest, 7 training failed, 130 interrupted.
+    """
+    if home is not None:
+        os.environ[HOME_VARIABLE] = str(home)
+
+
+PANELS: tuple[tuple[str, tuple[Callable[..., None], ...]], ...] = (
+    (LOOK, (look.get, look.describe, look.history, look.compare)),
+    (ASK, (ask.predict, ask.label, ask.correct)),
+    (STREAM, (stream.produce, stream.consume, stream.serve)),
+    (LEARN, (steer.retrain, steer.cancel)),
+    (STEER, (steer.promote, steer.approve, steer.reject, steer.readmit, steer.rollback, steer.pin, steer.unpin)),
+    (STEER, (steer.suspend, steer.resume)),
+    (SETUP, (setup.init, manifest.apply, manifest.delete, setup.doctor, setup.export, setup.version)),
+    (SETUP, (setup.completion,)),
+)
+for panel, verbs in PANELS:
+    for verb in verbs:
+        app.command(rich_help_panel=panel)(verb)
+app.add_typer(judge.decisions_app, name="decisions", rich_help_panel=LOOK)
+app.add_typer(judge.simulate_app, name="simulate", rich_help_panel=LOOK)
+app.add_typer(dead.dead_app, name="dead", rich_help_panel=STREAM)
+app.add_typer(learn.train_app, name="train", rich_help_panel=LEARN)
