@@ -1,0 +1,61 @@
+"""What a worker owes a delivered entry: a pure question to the routing table.
+
+Every group reads the whole stream, so most of what a canary's group is given belongs to somebody else. The answer is one of four:
+publish a prediction, answer in the dark, acknowledge, or leave it alone (a table that does not know the entry decides nothing).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from continual_contract.entries import RequestEntry, Role, Why
+from continual_contract.ids import GroupName
+from continual_contract.routing import Epoch, Routing
+
+
+@dataclass(frozen=True, slots=True)
+class Duty:
+    """`own`: predict and publish. `shadow`: predict in the dark. `pass`: acknowledge. `unknown`: leave it pending."""
+
+    kind: Literal["own", "shadow", "pass", "unknown"]
+    role: Role = "stable"
+    why: Why = "owner"
+
+
+PASS = Duty("pass")
+UNKNOWN = Duty("unknown")
+SHADOW = Duty("shadow", "shadow", "shadow")
+HEIR = Duty("own", "stable", "heir")
+STABLE = Duty("own", "stable", "owner")
+CANARY = Duty("own", "canary", "owner")
+
+
+def duty_of(routing: Routing, group: GroupName, version: str, request: RequestEntry) -> Duty:
+    """Duty of a worker of `version`, working in `group`, towards one request."""
+    epoch = routing.epoch_of(request.entry_id)
+    if epoch is None:
+        return UNKNOWN
+    is_heir = routing.groups[group].version != version
+    if epoch.owner(request.request_id, request.key) == group:
+        return HEIR if is_heir else _owner(epoch, group)
+    # A substitute never answers in the dark: its answers would stand as evidence of a version that is gone.
+    if not is_heir and group in epoch.shadow and epoch.is_shadowed(request.request_id, request.key):
+        return SHADOW
+    return PASS
+
+
+def _owner(epoch: Epoch, group: GroupName) -> Duty:
+    """The first share of an epoch is the stable one."""
+    return STABLE if epoch.shares[0][0] == group else CANARY
+
+
+def served_groups(routing: Routing, version: str) -> list[GroupName]:
+    """Groups this version works in: those of versions it inherits first, its own open group last (the one to wait on)."""
+    groups = routing.groups_served_by(version)
+    return sorted(groups, key=lambda name: (_is_own_and_open(routing, name, version), name))
+
+
+def _is_own_and_open(routing: Routing, name: GroupName, version: str) -> bool:
+    group = routing.groups[name]
+    return group.version == version and group.until is None
