@@ -1,0 +1,301 @@
+"""From a Job's inputs to a learning task: what to start from, what to learn, what to hold out.
+
+Everything is read through verified digests. What is held out stays held out on every path: samples that share a key or
+pixels with the holdout leave the new data and the replay buffer before anything is learned.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from continual_clients.objectstore import ObjectStore
+from continual_clients.registry import Registry
+from continual_clients.shards import encode_shard, make_shard, read_shard
+from continual_contract.artifacts import CheckpointManifest, DataList, Normalization, StoreLayout, TrainingInputs
+from continual_contract.errors import NotFoundError, UsageError
+from continual_contract.ids import sha256_digest
+from continual_workers.training import models
+from continual_workers.training.buffer import POLICIES, ReplayBuffer
+from continual_workers.training.datasets import from_shard, load_dataset
+from continual_workers.training.export import weights_in
+from continual_workers.training.learner import Task, device_of
+from continual_workers.training.samples import Samples, concatenate, split_held_out, without
+from continual_workers.training.state import ParentState, decode_checkpoint
+from continual_workers.training.stats import batches_of, normalization_of
+from continual_workers.training.strategies import Strategy, strategy
+
+POLICY = POLICIES["class-quota"]
+BOOTSTRAP_STEPS = 1500
+"""A bootstrap takes at least this many steps: twenty epochs of a few hundred images are too few from scratch."""
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Where a training reads and writes."""
+
+    store: ObjectStore
+    registry: Registry
+    layout: StoreLayout
+    data_root: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """The version a training starts from: manifest, network with its weights, replay buffer, the file it serves."""
+
+    manifest: CheckpointManifest
+    state: ParentState
+    onnx: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A task, and what its manifest will say of where it came from."""
+
+    task: Task
+    fresh: Samples
+    """The samples this training adds to the replay buffer."""
+    parent: Parent | None
+    bootstrap_holdout: str | None
+    trained_through: int
+    experience: int
+    corrections: Samples
+
+
+def prepare(inputs: TrainingInputs, where: Where) -> Prepared:
+    """Raises UsageError (or a kind of it) when the inputs cannot be trained on, IntegrityError for damaged objects."""
+    if inputs.precision != "float32":
+        raise UsageError(
+            "this precision is not built yet", field="serving.precision", value=inputs.precision, remedy="use float32"
+        )
+    return _prepare_bootstrap(inputs, where) if inputs.mode == "bootstrap" else _prepare_descendant(inputs, where)
+
+
+def _prepare_bootstrap(inputs: TrainingInputs, where: Where) -> Prepared:
+    if inputs.dataset is None:
+        raise UsageError("a bootstrap needs a dataset", field="bootstrap.dataset", remedy="name a dataset or an object")
+    samples = load_dataset(inputs.dataset, where.data_root, where.store, inputs.input, inputs.classes)
+    train, held = split_held_out(samples, inputs.holdout_percent)
+    train = without(train, held)
+    _require_samples(train, "bootstrap.dataset")
+    normalization = inputs.normalization or normalization_of(batches_of(train.images), inputs.input.channels)
+    _check_channels(normalization, inputs)
+    digest = write_holdout(where, held)
+    buffer = ReplayBuffer.empty(inputs.replay_capacity, inputs.input, len(inputs.classes), inputs.seed)
+    task = _task(inputs, train, held, buffer, normalization, strategy("joint"), _start(inputs, where), None)
+    longer = replace(task, epochs=bootstrap_epochs(inputs.epochs, len(train), task.new_batch))
+    return Prepared(longer, train, None, digest, 0, 0, train.take([]))
+
+
+def bootstrap_epochs(epochs: int, samples: int, batch: int) -> int:
+    """The declared epochs, or as many as give a small set `BOOTSTRAP_STEPS` steps (at most three times as many)."""
+    steps = max(-(-samples // batch), 1)
+    return min(max(epochs, -(-BOOTSTRAP_STEPS // steps)), 3 * epochs)
+
+
+def write_holdout(where: Where, held: Samples) -> str:
+    """Store the held-out part of the bootstrap data as a holdout shard; its digest."""
+    n = len(held)
+    data = encode_shard(make_shard(held.images, held.labels, source=["bootstrap"] * n, k=held.k or None))
+    digest = sha256_digest(data)
+    where.store.put(where.layout.holdout(digest), data)
+    return digest
+
+
+def _prepare_descendant(inputs: TrainingInputs, where: Where) -> Prepared:
+    if inputs.parent is None or inputs.data is None:
+        raise UsageError(f"a {inputs.mode} needs a parent and a data list", field="parent", value=inputs.parent)
+    parent = load_parent(inputs, where)
+    data = where.registry.data_list(inputs.data)
+    holdout = load_holdout(inputs, where, data, parent.manifest.bootstrap_holdout)
+    chosen = (data.corrections or data.train) if inputs.mode == "correction" else data.train
+    fresh = without(load_shards(inputs, where, chosen), holdout)
+    _require_samples(fresh, "data.train")
+    buffer = parent.state.buffer
+    buffer.grow_classes(len(inputs.classes))
+    _drop_held_out(buffer, holdout)
+    method = strategy(inputs.strategy)
+    new = _training_part(inputs, where, method, parent, fresh, holdout)
+    net = _start(inputs, where, parent if method.starts_from_parent or inputs.mode == "correction" else None)
+    task = _task(inputs, new, holdout, buffer, parent.manifest.normalization, method, net, parent)
+    if not method.starts_from_parent:
+        task = replace(task, epochs=bootstrap_epochs(inputs.epochs, len(new), task.new_batch))
+    is_correction = inputs.mode == "correction"
+    experience = max(buffer.next_experience - 1, 0) if is_correction else buffer.next_experience
+    return Prepared(
+        task,
+        fresh,
+        parent,
+        parent.manifest.bootstrap_holdout,
+        max(data.trained_through, parent.manifest.trained_through),
+        experience,
+        fresh if is_correction else fresh.take([]),
+    )
+
+
+def load_parent(inputs: TrainingInputs, where: Where) -> Parent:
+    """The parent's manifest, weights and buffer. An imported version without a state lends its ONNX weights only."""
+    manifest = where.registry.manifest(str(inputs.parent))
+    if inputs.classes[: len(manifest.classes)] != manifest.classes:
+        raise UsageError(
+            "classes are append-only and keep their order",
+            field="model.classes",
+            value=list(inputs.classes),
+            remedy=f"begin with {list(manifest.classes)}",
+        )
+    if inputs.input != manifest.input:
+        raise UsageError("the input's shape cannot change", field="model.input", value=inputs.input.model_dump())
+    onnx = where.registry.get_blob(manifest.onnx)
+    if manifest.state is None or manifest.state_meta is None:
+        empty = ReplayBuffer.empty(inputs.replay_capacity, inputs.input, len(manifest.classes), inputs.seed)
+        return Parent(manifest, ParentState(weights_in(onnx), empty), onnx)
+    blobs = where.registry.get_blob(manifest.state), where.registry.get_blob(manifest.state_meta)
+    return Parent(manifest, decode_checkpoint(*blobs, capacity=inputs.replay_capacity), onnx)
+
+
+def load_shards(inputs: TrainingInputs, where: Where, digests: tuple[str, ...]) -> Samples:
+    shards = [read_shard(where.store, where.layout, digest, "shards") for digest in digests]
+    return concatenate([from_shard(shard, inputs.classes) for shard in shards], inputs.input, inputs.classes)
+
+
+def load_holdout(inputs: TrainingInputs, where: Where, data: DataList, bootstrap: str | None) -> Samples:
+    """All holdout shards of the list, the bootstrap's first even if the list forgot it."""
+    digests = data.holdout if bootstrap is None or bootstrap in data.holdout else (bootstrap, *data.holdout)
+    shards = [read_shard(where.store, where.layout, digest, "holdout") for digest in digests]
+    return concatenate([from_shard(shard, inputs.classes) for shard in shards], inputs.input, inputs.classes)
+
+
+def _training_part(
+    inputs: TrainingInputs, where: Where, method: Strategy, parent: Parent, fresh: Samples, holdout: Samples
+) -> Samples:
+    """What the strategy trains on: the fresh samples, the buffer with them, or everything that is stored."""
+    buffer = parent.state.buffer
+    if method.data == "new" or inputs.mode == "correction":
+        return fresh
+    if method.data == "buffer":
+        trial = replace(buffer, rng=np.random.default_rng(0))
+        trial.rng.bit_generator.state = buffer.rng.bit_generator.state
+        trial.offer(fresh.images, fresh.labels, buffer.next_experience, POLICY)
+        return Samples(trial.images, trial.labels, inputs.classes)
+    parts = [_bootstrap_part(inputs, where), load_shards(inputs, where, lineage(where.registry, str(inputs.parent)))]
+    remembered = Samples(buffer.images, buffer.labels, inputs.classes)
+    everything = concatenate([*parts, remembered, fresh], inputs.input, inputs.classes)
+    return without(_unique(everything), holdout)
+
+
+def _bootstrap_part(inputs: TrainingInputs, where: Where) -> Samples:
+    if inputs.dataset is None:
+        return concatenate([], inputs.input, inputs.classes)
+    samples = load_dataset(inputs.dataset, where.data_root, where.store, inputs.input, inputs.classes)
+    return split_held_out(samples, inputs.holdout_percent)[0]
+
+
+def _unique(samples: Samples) -> Samples:
+    """The last sample of each image: the newest label wins."""
+    last = {image.tobytes(): i for i, image in enumerate(samples.images)}
+    return samples.take(sorted(last.values()))
+
+
+def lineage(registry: Registry, digest: str) -> tuple[str, ...]:
+    """Training shards of all ancestors whose manifests still exist, oldest first."""
+    shards: list[str] = []
+    current: str | None = digest
+    while current is not None:
+        try:
+            manifest = registry.manifest(current)
+            listed = registry.data_list(manifest.data).train if manifest.data else ()
+        except NotFoundError:
+            log.warning("an ancestor is gone; its data come from the replay buffer only", extra={"digest": current})
+            break
+        shards = [*listed, *shards]
+        current = manifest.parent
+    return tuple(dict.fromkeys(shards))
+
+
+def _drop_held_out(buffer: ReplayBuffer, holdout: Samples) -> None:
+    held = {image.tobytes() for image in holdout.images}
+    keep = [i for i, image in enumerate(buffer.images) if image.tobytes() not in held]
+    if len(keep) < len(buffer):
+        buffer.keep(np.array(keep, dtype=np.int64))
+
+
+def _start(inputs: TrainingInputs, where: Where, parent: Parent | None = None) -> models.nn.Module:
+    """The network at its start: the parent's weights with a grown head, pretrained weights, or fresh ones."""
+    net = models.build(inputs.architecture, inputs.input, len(inputs.classes), inputs.seed)
+    head = models.architecture(inputs.architecture).head
+    fresh = models.arrays_of(net)
+    if parent is not None and parent.manifest.architecture == inputs.architecture:
+        given = {**{n: a for n, a in fresh.items() if n.endswith("num_batches_tracked")}, **parent.state.weights}
+        models.load_arrays(net, models.grow_head(given, fresh, head))
+    elif inputs.pretrained is not None:
+        models.load_arrays(net, models.adapt(_pretrained(inputs.pretrained, where), fresh, head))
+    return net
+
+
+def _pretrained(key: str, where: Where) -> models.Arrays:
+    """Weights by object key, else by file below the data folder."""
+    if where.store.exists(key):
+        return models.read_weights(where.store.get(key), key)
+    path = where.data_root / key if where.data_root is not None else None
+    if path is not None and path.is_file():
+        return models.read_weights(path.read_bytes(), path.name)
+    raise NotFoundError(
+        "pretrained weights are neither in the store nor in the data folder",
+        field="model.pretrained.objectKey",
+        value=key,
+        remedy="upload the .safetensors or .npz file",
+    )
+
+
+def _task(
+    inputs: TrainingInputs,
+    new: Samples,
+    holdout: Samples,
+    buffer: ReplayBuffer,
+    normalization: Normalization,
+    method: Strategy,
+    net: models.nn.Module,
+    parent: Parent | None,
+) -> Task:
+    return Task(
+        net=net,
+        parent=None if parent is None else frozen_parent(parent),
+        new=new,
+        buffer=buffer,
+        holdout=holdout,
+        strategy=method,
+        normalization=normalization,
+        augmentation=inputs.augmentation,
+        epochs=inputs.epochs,
+        seed=inputs.seed,
+        device=device_of(inputs.device),
+    )
+
+
+def frozen_parent(parent: Parent) -> models.nn.Module:
+    manifest = parent.manifest
+    net = models.build(manifest.architecture, manifest.input, len(manifest.classes), manifest.seed)
+    counters = {n: a for n, a in models.arrays_of(net).items() if n.endswith("num_batches_tracked")}
+    models.load_arrays(net, {**counters, **parent.state.weights})
+    return net
+
+
+def _require_samples(samples: Samples, field: str) -> None:
+    if not len(samples):
+        raise UsageError(
+            "no samples are left to train on", field=field, remedy="send labelled samples that are not held out"
+        )
+
+
+def _check_channels(normalization: Normalization, inputs: TrainingInputs) -> None:
+    if not len(normalization.mean) == len(normalization.std) == inputs.input.channels:
+        raise UsageError(
+            f"needs one mean and one std per channel, {inputs.input.channels} of each",
+            field="model.normalization",
+            value=normalization.model_dump(),
+        )
