@@ -15,6 +15,7 @@ from typing import Any
 import redis
 import redis.asyncio
 from continual_contract.errors import RedisUnavailableError, UsageError
+from continual_contract.functions import LIBRARY, library_source
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -90,28 +91,20 @@ def ensure_functions(client: redis.Redis) -> bool:
 
     After FLUSHALL the library is gone too, so the operator calls this at every reconcile: it writes only when it must.
     """
-    name, source = _library()
-    held: Any = client.execute_command("FUNCTION", "LIST", "LIBRARYNAME", name, "WITHCODE")  # type: ignore[no-untyped-call]  # unannotated in redis-py
-    if _holds(held, source):
+    held: Any = client.execute_command("FUNCTION", "LIST", "LIBRARYNAME", LIBRARY, "WITHCODE")  # type: ignore[no-untyped-call]  # unannotated in redis-py
+    if _holds(held, library_source()):
         return False
-    client.execute_command("FUNCTION", "LOAD", "REPLACE", source)  # type: ignore[no-untyped-call]  # unannotated in redis-py
+    client.execute_command("FUNCTION", "LOAD", "REPLACE", library_source())  # type: ignore[no-untyped-call]  # unannotated in redis-py
     return True
 
 
 async def ensure_functions_async(client: redis.asyncio.Redis) -> bool:
     """`ensure_functions` for the operator's client."""
-    name, source = _library()
-    held: Any = await client.execute_command("FUNCTION", "LIST", "LIBRARYNAME", name, "WITHCODE")  # type: ignore[no-untyped-call]  # unannotated in redis-py
-    if _holds(held, source):
+    held: Any = await client.execute_command("FUNCTION", "LIST", "LIBRARYNAME", LIBRARY, "WITHCODE")  # type: ignore[no-untyped-call]  # unannotated in redis-py
+    if _holds(held, library_source()):
         return False
-    await client.execute_command("FUNCTION", "LOAD", "REPLACE", source)  # type: ignore[no-untyped-call]  # unannotated in redis-py
+    await client.execute_command("FUNCTION", "LOAD", "REPLACE", library_source())  # type: ignore[no-untyped-call]  # unannotated in redis-py
     return True
-
-
-def _library() -> tuple[str, str]:
-    from continual_contract import functions  # noqa: PLC0415 -- read only by those who load it
-
-    return functions.LIBRARY, functions.library_source()
 
 
 def _holds(held: Any, source: str) -> bool:
