@@ -14,8 +14,6 @@ import sys
 from collections.abc import Callable, Mapping
 from types import FrameType
 
-from pydantic import ValidationError
-
 from continual_clients import logs
 from continual_clients.environment import WorkerEnvironment
 from continual_clients.objectstore import open_store
@@ -24,6 +22,7 @@ from continual_contract import settings
 from continual_contract.artifacts import StoreLayout, TrainingInputs
 from continual_contract.errors import ContinualError, UsageError
 from continual_contract.keys import ModelKeys
+from pydantic import ValidationError
 
 PROGRESS_TTL_SECONDS = 3600
 log = logging.getLogger(__name__)
@@ -90,7 +89,6 @@ def _run(inputs: TrainingInputs, environ: Mapping[str, str]) -> int:
 def _reporter(env: WorkerEnvironment, inputs: TrainingInputs) -> Callable[[Mapping[str, str]], None]:
     """Writes progress to Redis; a Redis that is away costs one warning, never the training."""
     import redis  # noqa: PLC0415 -- a trainer without Redis needs no client
-
     from continual_clients.redis import connect  # noqa: PLC0415
 
     client, key = connect(env), ModelKeys(inputs.namespace, inputs.model).progress(inputs.job_hash())

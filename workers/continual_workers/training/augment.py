@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from continual_contract.artifacts import Augmentation
 from torch import Tensor
 from torch.nn import functional
-
-from continual_contract.artifacts import Augmentation
 
 
 def is_declared(augmentation: Augmentation) -> bool:

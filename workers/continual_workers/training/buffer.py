@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
-
 from continual_contract.artifacts import InputShape
 from continual_contract.errors import UsageError
+from numpy.typing import NDArray
+
 from continual_workers.training.samples import Images, Labels
 
 Indices = NDArray[np.int64]

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from continual_contract.artifacts import Normalization
+from continual_contract.errors import DivergedError
 from torch import nn
 from torch.nn import functional
 
-from continual_contract.artifacts import Normalization
-from continual_contract.errors import DivergedError
 from continual_workers.training.buffer import ReplayBuffer
 from continual_workers.training.learner import CLIP, Row, freeze, normalized, pixels
 from continual_workers.training.models import Arrays, arrays_of

@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
-
 from continual_clients.images import decode_image, fit_image
 from continual_clients.objectstore import ObjectStore
 from continual_clients.shards import Shard
 from continual_contract.artifacts import DatasetRef, InputShape
 from continual_contract.errors import InvalidImageError, MissingDatasetError, UnknownClassError, UsageError
+from numpy.typing import NDArray
+
 from continual_workers.training.samples import Images, Samples
 
 Split = Literal["train", "test", "all"]

@@ -14,13 +14,13 @@ import warnings
 import numpy as np
 import onnx
 import torch
+from continual_contract.artifacts import InputShape, Normalization
+from continual_contract.errors import IntegrityError, ParityError
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from continual_contract.artifacts import InputShape, Normalization
-from continual_contract.errors import IntegrityError, ParityError
 from continual_workers.training.models import Arrays
 from continual_workers.training.runtime import OnnxClassifier
 from continual_workers.training.samples import Images

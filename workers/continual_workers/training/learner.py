@@ -16,11 +16,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from continual_contract.artifacts import Augmentation, Normalization
+from continual_contract.errors import DivergedError, UsageError
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from continual_contract.artifacts import Augmentation, Normalization
-from continual_contract.errors import DivergedError, UsageError
 from continual_workers.training.augment import augment
 from continual_workers.training.buffer import ReplayBuffer
 from continual_workers.training.models import Arrays, arrays_of, load_arrays

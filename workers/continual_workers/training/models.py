@@ -15,12 +15,11 @@ from importlib.metadata import entry_points
 
 import numpy as np
 import torch
+from continual_contract.artifacts import InputShape
+from continual_contract.errors import UsageError
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
-
-from continual_contract.artifacts import InputShape
-from continual_contract.errors import UsageError
 
 ENTRY_POINTS = "continual.architectures"
 Arrays = Mapping[str, NDArray[np.generic]]
@@ -93,7 +92,7 @@ class Cnn3(nn.Module):
 
 
 def _resnet(name: str, shape: InputShape, classes: int) -> nn.Module:
-    """torchvision's ResNet for any number of channels; below 64 pixels a 3x3 stem without max-pool keeps the resolution."""
+    """Torchvision's ResNet for any number of channels; below 64 pixels a 3x3 stem without max-pool keeps the resolution."""
     from torchvision import models  # noqa: PLC0415 -- three seconds that only the ResNets need
 
     net: nn.Module = getattr(models, name)(weights=None, num_classes=classes)

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-
 from continual_clients.objectstore import ObjectStore
 from continual_clients.registry import Registry
 from continual_clients.shards import encode_shard, make_shard, read_shard
 from continual_contract.artifacts import CheckpointManifest, DataList, Normalization, StoreLayout, TrainingInputs
 from continual_contract.errors import NotFoundError, UsageError
 from continual_contract.ids import sha256_digest
+
 from continual_workers.training import models
 from continual_workers.training.buffer import POLICIES, ReplayBuffer
 from continual_workers.training.datasets import from_shard, load_dataset

@@ -21,8 +21,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-
 from continual_clients.objectstore import ObjectStore
 from continual_clients.registry import Registry
 from continual_contract.artifacts import (
@@ -35,6 +33,8 @@ from continual_contract.artifacts import (
     TrainingOutcome,
 )
 from continual_contract.errors import ContinualError, IntegrityError, NotFoundError, TrainingError, UsageError
+from numpy.typing import NDArray
+
 from continual_workers.training import models
 from continual_workers.training.buffer import ReplayBuffer
 from continual_workers.training.correction import correct

@@ -6,9 +6,9 @@ import csv
 import io
 
 import numpy as np
+from continual_contract.artifacts import HoldoutScores
 from numpy.typing import NDArray
 
-from continual_contract.artifacts import HoldoutScores
 from continual_workers.training.runtime import softmax
 from continual_workers.training.samples import Labels, Samples
 

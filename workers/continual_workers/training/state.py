@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from continual_contract.errors import IntegrityError
+from continual_contract.ids import canonical_json
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from continual_contract.errors import IntegrityError
-from continual_contract.ids import canonical_json
 from continual_workers.training.buffer import ReplayBuffer
 from continual_workers.training.learner import LearnState, Row
 

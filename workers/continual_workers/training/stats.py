@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from continual_contract.artifacts import Normalization
 from numpy.typing import NDArray
 
-from continual_contract.artifacts import Normalization
 from continual_workers.training.samples import Images
 
 _SMALLEST_STD = 1e-3

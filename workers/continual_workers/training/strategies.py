@@ -21,12 +21,11 @@ from typing import Literal, Protocol
 
 import numpy as np
 import torch
+from continual_contract.artifacts import STRATEGIES as NAMES
+from continual_contract.errors import UsageError
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
-
-from continual_contract.artifacts import STRATEGIES as NAMES
-from continual_contract.errors import UsageError
 
 SKEW = 2.0
 """Classes count as skewed when the most frequent is this much more frequent than the rarest."""
