@@ -127,7 +127,7 @@ def _story(happenings: Sequence[Happening]) -> str:
 
 
 def _decisions(decisions: Sequence[dict[str, Any]]) -> str:
-    columns = ("seq", "version", "verdict", "reason", "message")
+    columns = ("sequence", "action", "version", "reason", "message")
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(str(decision.get(c, '')))}</td>" for c in columns) + "</tr>"
         for decision in decisions

@@ -53,7 +53,7 @@ def recording() -> Recording:
         Happening(220.0, "correction", "one image is corrected"),
     )
     checks = (Check("lost", "0", "0", True), Check("rollbacks", "1", "≥ 1", True))
-    decisions = ({"seq": 1, "version": "v2", "verdict": "Promote", "reason": "AccuracyHeld", "message": "gain"},)
+    decisions = ({"sequence": 1, "version": "v2", "action": "Promote", "reason": "AccuracyHeld", "message": "gain"},)
     return Recording(
         0, tuple(_sample(0.5 * n) for n in range(480)), happenings, tuple(_bins()), 3.0, dict(SUMMARY), checks,
         ("Each digit judges once.",), decisions,
