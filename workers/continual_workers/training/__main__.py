@@ -95,7 +95,7 @@ def _reporter(env: WorkerEnvironment, inputs: TrainingInputs) -> Callable[[Mappi
 
     def write(fields: Mapping[str, str]) -> None:
         try:
-            client.hset(key, mapping=dict(fields))
+            client.hset(key, mapping={name: value for name, value in fields.items()})
             client.expire(key, PROGRESS_TTL_SECONDS)
         except redis.RedisError as error:
             log.warning("progress not reported", extra={"error": str(error)})

@@ -22,18 +22,27 @@ from continual_workers.training.samples import Images, Labels
 Indices = NDArray[np.int64]
 
 
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Samples kept so far, then the samples offered: labels and experiences int64 [kept + new].
+
+    `seen` counts per class what was ever offered before, int64 [classes].
+    """
+
+    labels: Labels
+    experiences: Labels
+    kept: int
+    seen: Labels
+
+
 class SelectionPolicy(Protocol):
-    """Chooses who stays, from the samples kept so far followed by the samples offered."""
+    """Chooses who stays of an offer."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
-    def choose(
-        self, labels: Labels, experiences: Labels, kept: int, capacity: int, seen: Labels, rng: np.random.Generator
-    ) -> Indices:
-        """Sorted indices of at most `capacity` samples; the first `kept` are the buffer's, the others are new.
-
-        `seen` counts per class what was ever offered before, int64 [classes].
-        """
+    def choose(self, offer: Offer, capacity: int, rng: np.random.Generator) -> Indices:
+        """Sorted indices of at most `capacity` samples of the offer."""
         ...
 
 
@@ -43,12 +52,10 @@ class Reservoir:
 
     name: str = "reservoir"
 
-    def choose(
-        self, labels: Labels, experiences: Labels, kept: int, capacity: int, seen: Labels, rng: np.random.Generator
-    ) -> Indices:
-        slots = list(range(min(kept, capacity)))
-        offered_before = max(int(seen.sum()), len(slots))
-        for count, index in enumerate(range(kept, len(labels)), start=offered_before):
+    def choose(self, offer: Offer, capacity: int, rng: np.random.Generator) -> Indices:
+        slots = list(range(min(offer.kept, capacity)))
+        offered_before = max(int(offer.seen.sum()), len(slots))
+        for count, index in enumerate(range(offer.kept, len(offer.labels)), start=offered_before):
             if len(slots) < capacity:
                 slots.append(index)
             elif capacity and (slot := int(rng.integers(count + 1))) < capacity:
@@ -62,14 +69,13 @@ class BalancedReservoir:
 
     name: str = "class-balanced-reservoir"
 
-    def choose(
-        self, labels: Labels, experiences: Labels, kept: int, capacity: int, seen: Labels, rng: np.random.Generator
-    ) -> Indices:
-        slots = list(range(min(kept, capacity)))
-        classes = int(max(labels.max(initial=-1) + 1, len(seen)))
-        ever = np.pad(seen.astype(np.int64), (0, classes - len(seen)))
+    def choose(self, offer: Offer, capacity: int, rng: np.random.Generator) -> Indices:
+        labels = offer.labels
+        slots = list(range(min(offer.kept, capacity)))
+        classes = int(max(labels.max(initial=-1) + 1, len(offer.seen)))
+        ever = np.pad(offer.seen.astype(np.int64), (0, classes - len(offer.seen)))
         full = np.zeros(classes, dtype=bool)
-        for index in range(kept, len(labels)):
+        for index in range(offer.kept, len(labels)):
             label = int(labels[index])
             ever[label] += 1
             if len(slots) < capacity:
@@ -102,9 +108,8 @@ class ClassQuota:
 
     name: str = "class-quota"
 
-    def choose(
-        self, labels: Labels, experiences: Labels, kept: int, capacity: int, seen: Labels, rng: np.random.Generator
-    ) -> Indices:
+    def choose(self, offer: Offer, capacity: int, rng: np.random.Generator) -> Indices:
+        labels, experiences = offer.labels, offer.experiences
         classes = np.unique(labels)
         quotas = fill_evenly([int((labels == c).sum()) for c in classes], capacity)
         chosen = [
@@ -189,7 +194,7 @@ class ReplayBuffer:
         self.grow_classes(int(labels.max(initial=-1)) + 1)
         all_labels = np.concatenate([self.labels, labels])
         all_experiences = np.concatenate([self.experiences, np.full(len(labels), experience, dtype=np.int64)])
-        stay = policy.choose(all_labels, all_experiences, len(self), self.capacity, self.seen, self.rng)
+        stay = policy.choose(Offer(all_labels, all_experiences, len(self), self.seen), self.capacity, self.rng)
         new_logits = np.zeros((len(labels), self.logits.shape[1]), dtype=np.float32)
         self.seen = self.seen + np.bincount(labels, minlength=len(self.seen))
         self.images = np.concatenate([self.images, images])[stay]
@@ -222,9 +227,13 @@ class ReplayBuffer:
         """The buffer of a stored state, cut to `capacity` by class quota if that has shrunk since."""
         rng = np.random.default_rng(0)
         rng.bit_generator.state = rng_state
-        names = ("images", "labels", "experiences", "logits", "seen")
-        buffer = cls(capacity, *(arrays[f"buffer.{name}"] for name in names), rng)
+        images, labels, experiences, logits, seen = (
+            arrays[f"buffer.{name}"] for name in ("images", "labels", "experiences", "logits", "seen")
+        )
+        buffer = cls(capacity, images, labels, experiences, logits, seen, rng)
         if len(buffer) > capacity:
-            stay = ClassQuota().choose(buffer.labels, buffer.experiences, len(buffer), capacity, buffer.seen, rng)
+            stay = ClassQuota().choose(
+                Offer(buffer.labels, buffer.experiences, len(buffer), buffer.seen), capacity, rng
+            )
             buffer.keep(stay)
         return buffer

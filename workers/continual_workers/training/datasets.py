@@ -19,6 +19,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,7 +83,7 @@ def load_dataset(
     """
     raw = _read(ref, data_root, store, shape, classes, split)
     wanted = classes or raw.classes
-    return Samples(_fitted(raw.images, shape), translate(raw.labels, raw.classes, wanted), wanted, raw.k)
+    return Samples(fitted(raw.images, shape), translate(raw.labels, raw.classes, wanted), wanted, raw.k)
 
 
 def native(ref: DatasetRef) -> tuple[InputShape, tuple[str, ...]] | None:
@@ -145,8 +146,7 @@ def _read(
         raise UsageError("needs an object store", field="bootstrap.dataset.objectKey", value=ref.object_key)
     if ref.format == "image-folder":
         prefix = ref.object_key.rstrip("/") + "/"
-        found = ((info.key.removeprefix(prefix), info.key) for info in store.list(prefix))
-        return read_image_folder(((name, lambda key=key: store.get(key)) for name, key in found), prefix, shape)
+        return read_image_folder(_stored_files(store, prefix), prefix, shape)
     if not store.exists(ref.object_key):
         raise MissingDatasetError(
             f"no such object in {store!r}",
@@ -210,7 +210,7 @@ def digits_images(shape: InputShape) -> tuple[Images, NDArray[np.int64]]:
 
     raw, labels = load_digits(return_X_y=True)
     small = np.rint(raw.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
-    return _fitted(small, shape), labels.astype(np.int64)
+    return fitted(small, shape), labels.astype(np.int64)
 
 
 def _read_digits(_: Path, __: Split) -> Raw:
@@ -375,7 +375,12 @@ def local_files(folder: Path) -> Iterable[tuple[str, Callable[[], bytes]]]:
     return ((p.relative_to(folder).as_posix(), p.read_bytes) for p in sorted(folder.rglob("*")) if p.is_file())
 
 
-def _fitted(images: Images, shape: InputShape | None) -> Images:
+def _stored_files(store: ObjectStore, prefix: str) -> Iterable[tuple[str, Callable[[], bytes]]]:
+    return ((info.key.removeprefix(prefix), partial(store.get, info.key)) for info in store.list(prefix))
+
+
+def fitted(images: Images, shape: InputShape | None) -> Images:
+    """Images uint8 [n, h, w, c] letterboxed to `shape`; unchanged where they have it, or without one."""
     if shape is None or images.shape[1:] == (shape.height, shape.width, shape.channels):
         return images
     return np.stack([fit_image(image, shape, "Letterbox") for image in images])

@@ -16,7 +16,7 @@ import onnx
 import torch
 from continual_contract.artifacts import InputShape, Normalization
 from continual_contract.errors import IntegrityError, ParityError
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # stubs would be a dependency
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor, nn
@@ -117,7 +117,8 @@ def _canonical(model: onnx.ModelProto) -> bytes:
     model.doc_string = graph.doc_string = ""
     for tensor in graph.initializer:
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor), tensor.name))
-    return model.SerializeToString(deterministic=True)
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
 
 
 def check_parity(onnx_bytes: bytes, expected: NDArray[np.float32], images: Images, threads: int = 1) -> float:

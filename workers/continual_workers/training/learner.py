@@ -76,7 +76,7 @@ class Task:
     holdout: Samples
     strategy: Strategy
     normalization: Normalization
-    augmentation: Augmentation = Augmentation()
+    augmentation: Augmentation = field(default_factory=Augmentation)
     epochs: int = 20
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))

@@ -17,6 +17,7 @@ from continual_clients.shards import encode_shard, make_shard, read_shard
 from continual_contract.artifacts import CheckpointManifest, DataList, Normalization, StoreLayout, TrainingInputs
 from continual_contract.errors import NotFoundError, UsageError
 from continual_contract.ids import sha256_digest
+from torch import nn
 
 from continual_workers.training import models
 from continual_workers.training.buffer import POLICIES, ReplayBuffer
@@ -224,7 +225,7 @@ def _drop_held_out(buffer: ReplayBuffer, holdout: Samples) -> None:
         buffer.keep(np.array(keep, dtype=np.int64))
 
 
-def _start(inputs: TrainingInputs, where: Where, parent: Parent | None = None) -> models.nn.Module:
+def _start(inputs: TrainingInputs, where: Where, parent: Parent | None = None) -> nn.Module:
     """The network at its start: the parent's weights with a grown head, pretrained weights, or fresh ones."""
     net = models.build(inputs.architecture, inputs.input, len(inputs.classes), inputs.seed)
     head = models.architecture(inputs.architecture).head
@@ -259,7 +260,7 @@ def _task(
     buffer: ReplayBuffer,
     normalization: Normalization,
     method: Strategy,
-    net: models.nn.Module,
+    net: nn.Module,
     parent: Parent | None,
 ) -> Task:
     return Task(
@@ -277,7 +278,7 @@ def _task(
     )
 
 
-def frozen_parent(parent: Parent) -> models.nn.Module:
+def frozen_parent(parent: Parent) -> nn.Module:
     manifest = parent.manifest
     net = models.build(manifest.architecture, manifest.input, len(manifest.classes), manifest.seed)
     counters = {n: a for n, a in models.arrays_of(net).items() if n.endswith("num_batches_tracked")}

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from continual_clients.objectstore import ObjectStore
 from continual_clients.registry import Registry
 from continual_contract.artifacts import (
@@ -33,7 +34,6 @@ from continual_contract.artifacts import (
     TrainingOutcome,
 )
 from continual_contract.errors import ContinualError, IntegrityError, NotFoundError, TrainingError, UsageError
-from numpy.typing import NDArray
 
 from continual_workers.training import models
 from continual_workers.training.buffer import ReplayBuffer
@@ -64,6 +64,8 @@ class TrainingProgress:
 
 
 Progress = Callable[[TrainingProgress], None]
+PutBlob = Callable[[str, bytes], Blob]
+"""Stores bytes, given a file name for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,7 @@ def _run(inputs: TrainingInputs, where: Where, progress: Progress, threads: int)
     prepared = prepare(inputs, where)
     finished = finish(inputs, prepared, _learn(inputs, prepared, where, progress), progress, threads)
     progress(TrainingProgress("publishing", accuracy=finished.scores.accuracy))
-    manifest = publishable(inputs, prepared, finished, where.registry)
+    manifest = publishable(inputs, prepared, finished, lambda _name, data: where.registry.put_blob(data))
     return where.registry.publish(manifest), finished.scores
 
 
@@ -149,11 +151,11 @@ def _learn(inputs: TrainingInputs, prepared: Prepared, where: Where, progress: P
         return Learned(corrected.weights, corrected.weights, corrected.rows, corrected.steps, rate)
     key = where.layout.training(inputs.job_hash(), RESUME)
     resumed = _stored_state(where.store, key)
-    progress(_learning(task.epochs, resumed))
+    progress(learning_progress(task.epochs, resumed))
 
     def save(state: LearnState) -> None:
         where.store.put(key, encode_resume(state))
-        progress(_learning(task.epochs, state))
+        progress(learning_progress(task.epochs, state))
 
     return learned_of(learn(task, resumed, save))
 
@@ -169,7 +171,7 @@ def _stored_state(store: ObjectStore, key: str) -> LearnState | None:
         return None
 
 
-def _learning(epochs: int, state: LearnState | None) -> TrainingProgress:
+def learning_progress(epochs: int, state: LearnState | None) -> TrainingProgress:
     if state is None or not state.rows:
         return TrainingProgress("learning", 0, epochs)
     row = state.rows[-1]
@@ -187,7 +189,7 @@ def finish(
     net = task.net.cpu()
     onnx = exported(inputs, prepared, learned.served)
     batch = parity_batch(inputs, prepared)
-    expected = predict_logits(net, batch, task.normalization, models.torch.device("cpu"))
+    expected = predict_logits(net, batch, task.normalization, torch.device("cpu"))
     parity = check_parity(onnx, expected, batch, threads)
     progress(TrainingProgress("scoring"))
     return _scored(inputs, prepared, learned, onnx, parity, threads)
@@ -247,8 +249,9 @@ def filled_buffer(prepared: Prepared, classifier: OnnxClassifier) -> ReplayBuffe
 def _parent_predictions(prepared: Prepared, threads: int) -> Labels | None:
     if prepared.parent is None:
         return None
-    logits: NDArray[np.float32] = OnnxClassifier(prepared.parent.onnx, threads).logits(prepared.task.holdout.images)
-    return logits.argmax(axis=1)
+    logits = OnnxClassifier(prepared.parent.onnx, threads).logits(prepared.task.holdout.images)
+    predicted: Labels = logits.argmax(axis=1)
+    return predicted
 
 
 def _some(samples: Samples, seed: int) -> Samples:
@@ -259,9 +262,9 @@ def _some(samples: Samples, seed: int) -> Samples:
 
 
 def publishable(
-    inputs: TrainingInputs, prepared: Prepared, finished: Finished, registry: Registry
+    inputs: TrainingInputs, prepared: Prepared, finished: Finished, put_blob: PutBlob
 ) -> CheckpointManifest:
-    """Write every blob and name them in a manifest, which is not yet written."""
+    """Hand every blob to `put_blob` and name them in a manifest, which is not yet written."""
     learned, task = finished.learned, prepared.task
     fields = {
         "epoch": learned.rows[-1].epoch if learned.rows else 0,
@@ -283,9 +286,9 @@ def publishable(
         classes=inputs.classes,
         normalization=task.normalization,
         precision=inputs.precision,
-        onnx=registry.put_blob(finished.onnx),
-        state=registry.put_blob(state),
-        state_meta=registry.put_blob(meta),
+        onnx=put_blob("model.onnx", finished.onnx),
+        state=put_blob("state.safetensors", state),
+        state_meta=put_blob("state.json", meta),
         parent=inputs.parent,
         data=inputs.data,
         trained_through=prepared.trained_through,
@@ -299,13 +302,13 @@ def publishable(
         parity_max_abs_diff=finished.parity,
         finite_loss=all(np.isfinite(row.loss) for row in learned.rows),
         correction_fixed=finished.correction_fixed,
-        artifacts=_artifacts(inputs, finished, registry),
+        artifacts=_artifacts(inputs, finished, put_blob),
     )
 
 
-def _artifacts(inputs: TrainingInputs, finished: Finished, registry: Registry) -> dict[str, Blob]:
+def _artifacts(inputs: TrainingInputs, finished: Finished, put_blob: PutBlob) -> dict[str, Blob]:
     files = artifact_files(inputs, finished, plots=inputs.mode != "correction")
-    return {name: registry.put_blob(data) for name, data in files.items()}
+    return {name: put_blob(name, data) for name, data in files.items()}
 
 
 def artifact_files(inputs: TrainingInputs, finished: Finished, *, plots: bool) -> dict[str, bytes]:

@@ -45,11 +45,11 @@ def encode_checkpoint(
     return _save(arrays), canonical_json(meta)
 
 
-def decode_checkpoint(data: bytes, meta: bytes, capacity: int) -> ParentState:
-    """Raises IntegrityError when the blobs are not a state of ours."""
+def decode_checkpoint(data: bytes, meta: bytes, capacity: int | None) -> ParentState:
+    """The stored state; `capacity` None keeps the buffer's own. Raises IntegrityError when the blobs are not ours."""
     try:
         arrays, fields = load(data), json.loads(meta)
-        buffer = ReplayBuffer.restore(capacity, arrays, fields["rng"])
+        buffer = ReplayBuffer.restore(fields["capacity"] if capacity is None else capacity, arrays, fields["rng"])
     except (SafetensorError, ValueError, KeyError) as error:
         raise IntegrityError(
             f"the parent's state cannot be read: {error}", field="state", remedy="train from another version"

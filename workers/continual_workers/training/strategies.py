@@ -212,4 +212,5 @@ def adjustment_of(
     floored = np.maximum(prior, 0.5 / total)
     if floored.max() < SKEW * floored.min():
         return None
-    return (tau * np.log(floored / floored.sum())).astype(np.float32)
+    adjustment: NDArray[np.float32] = (tau * np.log(floored / floored.sum())).astype(np.float32)
+    return adjustment
