@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 from continual_contract.artifacts import Blob, CheckpointManifest, DataList, StoreLayout, TrainingOutcome
@@ -30,6 +30,7 @@ Document = TypeVar("Document", bound=BaseModel)
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_DATA_LIST_BYTES = 64 << 20
 MAX_OUTCOME_BYTES = 4 << 20
+_NEVER = datetime(1, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,8 @@ class GarbagePlan:
 
     manifests: tuple[str, ...] = ()
     blobs: tuple[str, ...] = ()
+    before: datetime = _NEVER
+    """Only objects not written since then: a publisher that comes back to an old blob makes it young."""
 
 
 class Registry:
@@ -118,10 +121,16 @@ class Registry:
         return plan_garbage(listing, manifests, frozenset(keep), now, min_age)
 
     def collect(self, plan: GarbagePlan) -> int:
-        """Carry a plan out: manifests first. Returns how many objects were removed."""
+        """Carry a plan out: manifests first. What became young since is left. Returns how many objects were removed."""
+        removed = 0
         for key in (*plan.manifests, *plan.blobs):
-            self.store.delete(key)
-        return len(plan.manifests) + len(plan.blobs)
+            if self._is_old(key, plan.before):
+                self.store.delete(key)
+                removed += 1
+        return removed
+
+    def _is_old(self, key: str, before: datetime) -> bool:
+        return any(info.key == key and info.modified <= before for info in self.store.list(key))
 
     def _readable(self, digest: str) -> CheckpointManifest | None:
         try:
@@ -155,7 +164,8 @@ def plan_garbage(
     blob that any listed manifest names, even one removed in this round.
     """
     kept = keep | {m.parent for d, m in manifests.items() if d in keep and m is not None and m.parent is not None}
-    old = [info for info in listing if now - info.modified >= min_age]
+    before = now - min_age
+    old = [info for info in listing if info.modified <= before]
     named = {digest for m in manifests.values() if m is not None for digest in digests_in(m)}
     blind = any(m is None for m in manifests.values())
     return GarbagePlan(
@@ -163,6 +173,7 @@ def plan_garbage(
         blobs=()
         if blind
         else tuple(i.key for i in old if "/blobs/" in i.key and _digest_of(i.key) not in kept | named),
+        before=before,
     )
 
 
