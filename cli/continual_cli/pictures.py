@@ -5,6 +5,7 @@ The same decoding and fitting as everywhere else (`continual_clients.images`), t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -14,6 +15,7 @@ from continual_contract.errors import InvalidImageError, NotFoundError
 if TYPE_CHECKING:
     import numpy as np
     from continual_clients.images import Fit
+    from continual_clients.registry import Registry
     from continual_contract.artifacts import InputShape
     from numpy.typing import NDArray
 
@@ -46,3 +48,17 @@ def read_pixels(path: Path, shape: InputShape, fit: str) -> Pixels:
     except InvalidImageError as error:
         where = f"{path}: {error.field}" if error.field else str(path)
         raise InvalidImageError(error.message, field=where, value=error.value, remedy=error.remedy) from error
+
+
+def guesses(registry: Registry, digest: str, images: Sequence[Pixels]) -> list[Guess]:
+    """What a published checkpoint says of each image, run here; the file is verified and judged as a worker does it.
+
+    Errors: IntegrityError, UnsafeModelError, NotFoundError.
+    """
+    import numpy as np
+    from continual_workers.inference.engine import decide, load_engine
+
+    engine = load_engine(registry, digest, "cpu")
+    best, confidence = decide(engine.logits(np.stack(images)))
+    names = engine.manifest.classes
+    return [Guess(names[b], float(c)) for b, c in zip(best.tolist(), confidence.tolist(), strict=True)]

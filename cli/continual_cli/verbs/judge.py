@@ -12,7 +12,7 @@ from continual_contract.errors import IntegrityError
 from continual_cli.output import Format, OutputOption, dump, emit, print_table
 from continual_cli.target import ModelOption, Target
 
-DECISION_HEADS = ("Seq", "Time", "Version", "Verdict", "Reason", "By", "Message")
+DECISION_HEADS = ("Seq", "Time", "Version", "Action", "Verdict", "Reason", "By", "Message")
 SIMULATE_HEADS = ("Claim", "Figure", "Goal", "Holds", "Detail")
 
 decisions_app = typer.Typer(invoke_without_command=True)
