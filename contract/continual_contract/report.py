@@ -134,6 +134,8 @@ class LabelQueueState(Frozen):
     """Labels whose request id or class nobody knows: kept as dead labels, counted."""
     throttled: int = 0
     late: int = 0
+    unsampled: int = 0
+    """Labels of requests outside `feedback.samplePercent`: their answers are not kept."""
     top_throttled: tuple[str, ...] = ()
 
 
