@@ -14,19 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from continual_contract.entries import DeadLetter, LabelEntry, PredictionEntry
+from continual_contract.errors import ConflictError, InvalidImageError, TrainingError, UnavailableError, UsageError
+
 from continual_cli import streams
 from continual_cli.document import condition, dig
 from continual_cli.output import progress
 from continual_cli.pictures import Guess, guesses, read_pixels
 from continual_cli.target import Target
-from continual_contract.entries import DeadLetter, LabelEntry, PredictionEntry
-from continual_contract.errors import ConflictError, InvalidImageError, TrainingError, UnavailableError, UsageError
 
 if TYPE_CHECKING:
+    from continual_contract.artifacts import TrainingOutcome
     from rich.progress import Progress, TaskID
 
     from continual_cli.pictures import Pixels
-    from continual_contract.artifacts import TrainingOutcome
 
 POLL_SECONDS = 0.3
 LIVE = {
@@ -111,7 +112,9 @@ def require_learning(target: Target) -> None:
             remedy="set Candidate or Promote, or send `continual label --source correction`",
         )
     if dig(target.document, "spec.suspend", False):
-        raise ConflictError("training is suspended", field="spec.suspend", value=True, remedy="`continual resume` first")
+        raise ConflictError(
+            "training is suspended", field="spec.suspend", value=True, remedy="`continual resume` first"
+        )
 
 
 def ask(target: Target, image: Pixels, file: str, timeout: float) -> tuple[str, Guess]:
@@ -124,7 +127,9 @@ def ask(target: Target, image: Pixels, file: str, timeout: float) -> tuple[str, 
     if isinstance(answer, PredictionEntry):
         return request, Guess(answer.class_name, answer.confidence)
     if isinstance(answer, DeadLetter):
-        raise InvalidImageError(f"refused: {answer.message}", field=file, value=request, remedy="see `continual dead list`")
+        raise InvalidImageError(
+            f"refused: {answer.message}", field=file, value=request, remedy="see `continual dead list`"
+        )
     raise streams.no_answer(request, timeout)
 
 
@@ -176,7 +181,9 @@ def show(target: Target, job: str, bar: Progress, task: TaskID) -> None:
         raw: Any = target.redis.hgetall(target.keys.progress(job))
     told = {name.decode(): value.decode() for name, value in raw.items()}
     epochs = int(told.get("epochs") or 0)
-    bar.update(task, description=told.get("phase", "starting"), total=epochs or None, completed=int(told.get("epoch") or 0))
+    bar.update(
+        task, description=told.get("phase", "starting"), total=epochs or None, completed=int(told.get("epoch") or 0)
+    )
 
 
 def late(target: Target, started: bool) -> UnavailableError:

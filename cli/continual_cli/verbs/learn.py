@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from continual_contract.errors import UsageError
 
 from continual_cli.output import Format, OutputOption
 from continual_cli.verbs.stream import DataOption
@@ -43,6 +44,10 @@ def train(
     pretrained: Annotated[
         Path | None, typer.Option(help="Weights to start from: a .safetensors file.", metavar="FILE")
     ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option("--input", help="Size of the images as HxWxC; default: the dataset's own.", metavar="HxWxC"),
+    ] = None,
     output: OutputOption = Format.table,
 ) -> None:
     """Train a classifier and write a run folder: model, history, curves, per-class accuracy of train and test, predictions.
@@ -59,8 +64,19 @@ def train(
         return
     from continual_cli import offline
 
-    options = offline.TrainOptions(dataset, data, arch.value, epochs, out, seed, pretrained)
+    options = offline.TrainOptions(dataset, data, arch.value, epochs, out, seed, pretrained, input_size(size))
     offline.train(options, output)
+
+
+def input_size(text: str | None) -> tuple[int, int, int] | None:
+    """`28x28x1` as (height, width, channels). Errors: UsageError."""
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) != 3 or not all(part.isdigit() and int(part) for part in parts):
+        raise UsageError("is not a size", field="--input", value=text, remedy="write HEIGHTxWIDTHxCHANNELS: 28x28x1")
+    height, width, channels = map(int, parts)
+    return height, width, channels
 
 
 @train_app.command()
