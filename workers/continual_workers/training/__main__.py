@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from types import FrameType
+from typing import Any
 
 from continual_clients import logs
 from continual_clients.environment import WorkerEnvironment
@@ -94,8 +95,9 @@ def _reporter(env: WorkerEnvironment, inputs: TrainingInputs) -> Callable[[Mappi
     client, key = connect(env), ModelKeys(inputs.namespace, inputs.model).progress(inputs.job_hash())
 
     def write(fields: Mapping[str, str]) -> None:
+        stored: dict[Any, Any] = dict(fields)
         try:
-            client.hset(key, mapping={name: value for name, value in fields.items()})
+            client.hset(key, mapping=stored)
             client.expire(key, PROGRESS_TTL_SECONDS)
         except redis.RedisError as error:
             log.warning("progress not reported", extra={"error": str(error)})

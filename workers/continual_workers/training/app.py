@@ -411,7 +411,7 @@ def _correction_of(
         parent=frozen_parent(parent),
         new=corrections,
         buffer=state.buffer,
-        holdout=from_shard(decode_shard((run / "holdout.npz").read_bytes()), manifest.classes),
+        holdout=without(from_shard(decode_shard((run / "holdout.npz").read_bytes()), manifest.classes), corrections),
         strategy=strategy("der++"),
         normalization=manifest.normalization,
         seed=manifest.seed,
@@ -425,7 +425,7 @@ def _replace_run(
 ) -> CheckpointManifest:
     kept = run / "versions" / old.digest().removeprefix("sha256:")[:12]
     kept.mkdir(parents=True, exist_ok=True)
-    for name in ("model.onnx", "state.safetensors", "state.json", "manifest.json"):
+    for name in ("model.onnx", "state.safetensors", "state.json", "manifest.json", *old.artifacts):
         shutil.copy2(run / name, kept / name)
     manifest = publishable(inputs, prepared, finished, _writer(run, []))
     write_atomically(run / "manifest.json", manifest.encode())

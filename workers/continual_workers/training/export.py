@@ -34,17 +34,17 @@ _NET = "net."
 class _Served(nn.Module):
     """The network with everything serving needs inside: uint8 NHWC in, logits out."""
 
-    mean: Tensor
-    std: Tensor
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     def __init__(self, net: nn.Module, normalization: Normalization) -> None:
         super().__init__()
         self.net = net
-        self.register_buffer("mean", torch.tensor(normalization.mean).view(1, 1, 1, -1))
-        self.register_buffer("std", torch.tensor(normalization.std).view(1, 1, 1, -1))
+        self.register_buffer("pixel_mean", torch.tensor(normalization.mean).view(1, 1, 1, -1))
+        self.register_buffer("pixel_std", torch.tensor(normalization.std).view(1, 1, 1, -1))
 
     def forward(self, image: Tensor) -> Tensor:
-        scaled = (image.to(torch.float32) / 255 - self.mean) / self.std
+        scaled = (image.to(torch.float32) / 255 - self.pixel_mean) / self.pixel_std
         logits: Tensor = self.net(scaled.permute(0, 3, 1, 2))
         return logits
 
