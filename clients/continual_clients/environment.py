@@ -36,6 +36,7 @@ class WorkerEnvironment:
     answers_ttl_seconds: int
     batch_size: int
     max_lag_seconds: float
+    min_idle_seconds: float
     device: Literal["cpu", "cuda"]
     cpus: float
     health_address: str
@@ -69,6 +70,7 @@ class WorkerEnvironment:
             answers_ttl_seconds=int(_number(env, settings.ANSWERS_TTL, 90_000, 1, 2**31)),
             batch_size=int(_number(env, settings.BATCH_SIZE, 64, 1, 1024)),
             max_lag_seconds=_number(env, settings.MAX_LAG, 30.0, 0.0, 86_400.0),
+            min_idle_seconds=_number(env, settings.MIN_IDLE, 30.0, 0.1, 3600.0),
             device=_device(env),
             cpus=_number(env, settings.CPUS, 1.0, 0.0, 1024.0),
             health_address=env.get(settings.HEALTH_ADDRESS, ""),

@@ -83,6 +83,7 @@ def build_consumer(env: WorkerEnvironment, engine: Engine, metrics: WorkerMetric
             sample_percent=env.sample_percent,
             answers_ttl_seconds=env.answers_ttl_seconds,
             max_lag_seconds=env.max_lag_seconds,
+            min_idle_ms=round(env.min_idle_seconds * 1000),
         ),
         handler=engine.answer,
         metrics=metrics,
