@@ -18,6 +18,7 @@ from continual_contract.entries import DeadLetter, LabelEntry, PredictionEntry
 from continual_contract.errors import ConflictError, InvalidImageError, TrainingError, UnavailableError, UsageError
 
 from continual_cli import streams
+from continual_cli.asking import send_image
 from continual_cli.document import condition, dig
 from continual_cli.output import progress
 from continual_cli.pictures import Guess, guesses, read_pixels
@@ -119,8 +120,6 @@ def require_learning(target: Target) -> None:
 
 def ask(target: Target, image: Pixels, file: str, timeout: float) -> tuple[str, Guess]:
     """What the stream says now, as request id and guess."""
-    from continual_cli.verbs.ask import send_image
-
     start = streams.cursor(target.redis, target.keys)
     request = send_image(target, image)
     answer = streams.await_answers(target.redis, target.keys, [request], start, timeout).get(request)

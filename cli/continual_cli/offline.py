@@ -6,7 +6,6 @@ manifest and run as a worker would run it.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from continual_contract.errors import IntegrityError, NotFoundError, UnknownClassError
 
+from continual_cli.asking import Answered
 from continual_cli.correction import Correction
 from continual_cli.output import Format, dump, print_table, progress
 from continual_cli.pictures import Guess, read_pixels
-from continual_cli.verbs.ask import Answered
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,7 +100,7 @@ def correct(folder: Path, file: Path, label: str) -> Correction:
     from continual_workers.training.app import correct_local
 
     with reporting() as report:
-        made = correct_local(folder, image, label, report)
+        made = correct_local(folder, image.copy(), label, report)
     after = Guess(made.after, made.after_confidence)
     return Correction(str(file), label, before, after, digest=made.digest, then=LATER)
 
@@ -168,11 +167,17 @@ def reporting() -> Iterator[Callable[[TrainingProgress], None]]:
         task = bar.add_task("loading", total=None)
 
         def report(told: TrainingProgress) -> None:
-            words = [told.phase]
-            words += [f"loss {told.loss:.4f}"] if told.loss is not None else []
-            words += [f"accuracy {told.accuracy:.3f}"] if told.accuracy is not None else []
-            bar.update(task, description=", ".join(words), total=told.epochs or None, completed=told.epoch)
+            words = spelled(told)
+            bar.update(task, description=words, total=told.epochs or None, completed=told.epoch)
             if not sys.stderr.isatty():
-                print(json.dumps({k: v for k, v in asdict(told).items() if v is not None}), file=sys.stderr, flush=True)
+                print(words, file=sys.stderr, flush=True)
 
         yield report
+
+
+def spelled(told: TrainingProgress) -> str:
+    """`learning 3/20, loss 0.0412, accuracy 0.981`."""
+    epoch = f" {told.epoch}/{told.epochs}" if told.epochs else ""
+    loss = f", loss {told.loss:.4f}" if told.loss is not None else ""
+    accuracy = f", accuracy {told.accuracy:.3f}" if told.accuracy is not None else ""
+    return f"{told.phase}{epoch}{loss}{accuracy}"

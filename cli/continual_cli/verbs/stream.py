@@ -130,9 +130,12 @@ def serve(
         str, typer.Option("--redis-url", help="redis://host:port", metavar="URL")
     ] = "redis://127.0.0.1:6379",
     model: Annotated[str, typer.Option("--model", "-m", help="Under this name the streams are found.")] = "local",
+    version: Annotated[str, typer.Option("--version", help="What the predictions are stamped with: v1, v2 ….")] = "v1",
     batch_size: Annotated[int, typer.Option(help="Largest batch.", min=1, max=1024)] = 64,
 ) -> None:
     """Answer requests with a trained checkpoint: one inference worker, no cluster, no operator. Ctrl-C ends it.
+
+    A later one with a higher --version takes the stream over without losing a request.
 
     The middle of the trio: `produce` writes the request stream, `serve` answers it, `consume` prints the predictions.
 
@@ -145,4 +148,4 @@ def serve(
     """
     from continual_cli import serving
 
-    serving.serve(run, redis_url, model, batch_size)
+    serving.serve(run, redis_url, model, version, batch_size)
