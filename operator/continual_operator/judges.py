@@ -525,7 +525,7 @@ def _limited(facts: RetrainingFacts, reason: str) -> Verdict | None:
 
 def back_off(cooldown: timedelta, failures: int) -> timedelta:
     """The pause after a training: the cooldown, doubled for every failure in a row, at most a day."""
-    return max(cooldown, min(cooldown * 2 ** min(failures, 30), MAX_BACK_OFF))
+    return max(cooldown, min(cooldown * float(2 ** min(failures, 30)), MAX_BACK_OFF))
 
 
 # Size -----------------------------------------------------------------------------------------------------------------------

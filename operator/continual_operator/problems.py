@@ -46,32 +46,29 @@ def _short(value: object, limit: int = 60) -> str:
 
 def _words(error: Any, root: type[BaseModel]) -> tuple[str, str]:
     kind, context = error["type"], error.get("ctx") or {}
-    if kind == "missing":
-        return "is required", "add it"
     if kind == "extra_forbidden":
         return "is not a field of the resource", _did_you_mean(error["loc"], root)
-    if kind == "literal_error":
-        return "is not one of the choices", f"write {context['expected']}"
     if kind == "value_error":
         problem, _, remedy = str(context["error"]).partition("; ")
         return problem, remedy or "correct it"
     if kind in _BOUNDS:
-        word, name = _BOUNDS[kind]
-        return f"{word} {context[name]}", "change the value"
-    if kind == "string_pattern_mismatch":
-        return "has characters or a form that is not allowed", f"match {context['pattern']}"
+        problem, remedy, name = _BOUNDS[kind]
+        return f"{problem} {context[name]}", remedy
     return _TYPES.get(kind, (str(error["msg"]), "correct it"))
 
 
 _BOUNDS = {
-    "greater_than_equal": ("must be at least", "ge"),
-    "less_than_equal": ("must be at most", "le"),
-    "too_short": ("has fewer items than", "min_length"),
-    "too_long": ("has more items than", "max_length"),
-    "string_too_short": ("has fewer characters than", "min_length"),
-    "string_too_long": ("has more characters than", "max_length"),
+    "literal_error": ("must be one of", "choose one", "expected"),
+    "greater_than_equal": ("must be at least", "raise it", "ge"),
+    "less_than_equal": ("must be at most", "lower it", "le"),
+    "too_short": ("needs more items, at least", "add some", "min_length"),
+    "too_long": ("has too many items, at most", "remove some", "max_length"),
+    "string_too_short": ("is too short, characters needed:", "lengthen it", "min_length"),
+    "string_too_long": ("is too long, characters allowed:", "shorten it", "max_length"),
+    "string_pattern_mismatch": ("must match", "correct it", "pattern"),
 }
 _TYPES = {
+    "missing": ("is required", "add it"),
     "string_type": ("must be text", "put it in quotes"),
     "int_type": ("must be a whole number", "write it without quotes or fraction"),
     "int_from_float": ("must be a whole number", "write it without quotes or fraction"),
