@@ -163,7 +163,7 @@ class LocalCluster:
             if pod.finished is None:
                 self._delete_pod(pod)
         while any(pod.finished is None for pod in self._pods.values()):
-            self._step_pods()
+            self.tick_pods()
             await asyncio.sleep(TICK_SECONDS / 2)
 
     def tick(self) -> None:
@@ -171,7 +171,7 @@ class LocalCluster:
         try:
             self._watch_models()
             self._collect_garbage()
-            self._step_pods()
+            self.tick_pods()
             for _, current in sorted(self._objects.items()):
                 if self._draining:
                     break
@@ -187,7 +187,8 @@ class LocalCluster:
 
     # -- pods
 
-    def _step_pods(self) -> None:
+    def tick_pods(self) -> None:
+        """Look at every pod once and take its next step."""
         for pod in list(self._pods.values()):
             seen, message = self._runner.observe(pod) if pod.finished is None else (None, "")
             after, action = (

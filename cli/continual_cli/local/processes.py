@@ -127,6 +127,11 @@ class Slot:
         self._reap()
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def latest(self) -> int:
+        """The newest attempt that was ever made; -1: none."""
+        numbers = [path.stem.partition("-")[2] for path in self.folder.glob("spec-*.json")]
+        return max((int(number) for number in numbers if number.isdigit()), default=-1)
+
     def trim(self, attempt: int) -> None:
         """Remove the files of attempts before this one."""
         for path in self.folder.glob("*-*.json"):
