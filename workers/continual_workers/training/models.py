@@ -183,7 +183,7 @@ def adapt(arrays: Arrays, fresh: Arrays, head: str) -> dict[str, NDArray[np.gene
             fitted[name] = np.asarray(given, dtype=target.dtype)
         elif name.startswith(f"{head}.") or name.endswith("num_batches_tracked"):
             fitted[name] = target
-        elif given is not None and given.ndim == 4 and given.shape[0] == target.shape[0]:
+        elif given is not None and _is_stem_of(given, target):
             fitted[name] = _fit_stem(given, target)
         else:
             found = "nothing" if given is None else str(given.shape)
@@ -193,6 +193,12 @@ def adapt(arrays: Arrays, fresh: Arrays, head: str) -> dict[str, NDArray[np.gene
                 remedy="give a state dict of the same architecture",
             )
     return fitted
+
+
+def _is_stem_of(given: NDArray[np.generic], target: NDArray[np.generic]) -> bool:
+    """Whether a convolution can be cut to fit: as many filters, kernels at least as large."""
+    same_rank = given.ndim == target.ndim == 4
+    return same_rank and len(given) == len(target) and given.shape[2] >= target.shape[2] <= given.shape[3]
 
 
 def _fit_stem(given: NDArray[np.generic], target: NDArray[np.generic]) -> NDArray[np.generic]:
