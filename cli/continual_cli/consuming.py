@@ -82,11 +82,13 @@ def consume(client: redis.Redis, keys: ModelKeys, options: Options, form: Format
     printer = Printer(client, keys, form, Score() if options.score else None)
     printed = 0
     printer.head()
-    for stream, fields in entries(client, keys, options):
-        printed += printer.show(stream, fields)
-        if options.count is not None and printed >= options.count:
-            break
-    printer.foot()
+    try:
+        for stream, fields in entries(client, keys, options):
+            printed += printer.show(stream, fields)
+            if printed == options.count:
+                break
+    finally:
+        printer.foot()
 
 
 def entries(client: redis.Redis, keys: ModelKeys, options: Options) -> Iterator[tuple[str, dict[bytes, bytes]]]:
