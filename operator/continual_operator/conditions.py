@@ -213,22 +213,34 @@ def _canary_healthy(status: Status) -> Said:
 
 
 def _degraded(draft: Draft, status: Status) -> Said:
-    obs, retrained = draft.obs, status.retrained
-    if not obs.redis_ok:
-        return "True", reasons.REDIS_DOWN, obs.problem
-    if not obs.store_ok:
-        return "True", reasons.STORE_DOWN, obs.problem
-    foreign = next((d.name for d in obs.deployments.values() if not d.ours), None)
+    found = _unreachable(draft) or _bad_child(draft) or _bad_life(draft, status)
+    return ("False", reasons.ALL_GOOD, "") if found is None else ("True", *found)
+
+
+def _unreachable(draft: Draft) -> tuple[str, str] | None:
+    if not draft.obs.redis_ok:
+        return reasons.REDIS_DOWN, draft.obs.problem
+    return None if draft.obs.store_ok else (reasons.STORE_DOWN, draft.obs.problem)
+
+
+def _bad_child(draft: Draft) -> tuple[str, str] | None:
+    children = draft.obs.deployments.values()
+    foreign = next((d.name for d in children if not d.ours), None)
     if foreign is not None:
-        return "True", reasons.FOREIGN_CHILD, f"{foreign} belongs to another resource; waiting for it to be collected"
-    failing = next((d for d in obs.deployments.values() if d.trouble and d.ready < d.replicas), None)
+        return reasons.FOREIGN_CHILD, f"{foreign} belongs to another resource; waiting for it to be collected"
+    failing = next((d for d in children if d.trouble and d.ready < d.replicas), None)
     if failing is not None:
-        return "True", reasons.PODS_FAILING, f"{failing.name}: {failing.trouble}, {failing.restarts} restarts"
-    if retrained.failures >= draft.spec.retraining.max_failures:
-        return "True", reasons.TOO_MANY_FAILURES, f"{retrained.failures} trainings failed or were rejected in a row"
+        return reasons.PODS_FAILING, f"{failing.name}: {failing.trouble}, {failing.restarts} restarts"
+    return None
+
+
+def _bad_life(draft: Draft, status: Status) -> tuple[str, str] | None:
+    failures = status.retrained.failures
+    if failures >= draft.spec.retraining.max_failures:
+        return reasons.TOO_MANY_FAILURES, f"{failures} trainings failed or were rejected in a row"
     if _is_silent(draft, status):
-        return "True", reasons.EVALUATOR_SILENT, "no fresh report from the evaluator"
-    return "False", reasons.ALL_GOOD, ""
+        return reasons.EVALUATOR_SILENT, "no fresh report from the evaluator"
+    return None
 
 
 SILENT_AFTER = 120.0

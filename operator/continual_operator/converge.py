@@ -59,6 +59,13 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
+class Wipe:
+    """Delete what another resource of the same name left in Redis."""
+
+    foreign_uid: str
+
+
+@dataclass(frozen=True, slots=True)
 class Configure:
     config: EvaluatorConfig
 
@@ -75,11 +82,13 @@ class WriteLedger:
     entry: LedgerEntry
 
 
-Action = ApplyDeployment | CreateJob | DeleteChild | Route | Configure | ImportCheckpoint | WriteLedger
+Action = ApplyDeployment | CreateJob | DeleteChild | Wipe | Route | Configure | ImportCheckpoint | WriteLedger
 
 
 def converge(obs: Observation, settings: OperatorSettings) -> tuple[Action, ...]:
     """Actions that bring the world to the recorded status, in the order in which they must happen."""
+    if obs.foreign_uid:
+        return (Wipe(obs.foreign_uid),)
     return (
         *_deployments(obs, settings),
         *_training(obs, settings),

@@ -61,6 +61,8 @@ class Observation:
     """By job hash."""
     redis_ok: bool = True
     routing: Routing | None = None
+    foreign_uid: str = ""
+    """Another resource (of the same name, gone) still owns the keys: they are wiped first."""
     config: EvaluatorConfig | None = None
     report: Report | None = None
     progress: Progress | None = None
