@@ -42,7 +42,9 @@ class World:
     def call(self, call: Any) -> Any:
         return self.client.execute_command(*call.command())
 
-    def route(self, shares: Sequence[tuple[str, int]], shadow: Sequence[str] = (), heirs: Mapping[str, str] | None = None) -> str:
+    def route(
+        self, shares: Sequence[tuple[str, int]], shadow: Sequence[str] = (), heirs: Mapping[str, str] | None = None
+    ) -> str:
         """Set the shares; returns the epoch's `after`."""
         raw = self.client.get(self.keys.routing)
         gen = parse_routing(raw).gen if raw else 0
@@ -120,7 +122,9 @@ class World:
                 published += int(reply[1])
         return published
 
-    def label(self, request_id: str, class_name: str, by: str = "ann", source: str = "audit", at: str = "*", **more: Any) -> str:
+    def label(
+        self, request_id: str, class_name: str, by: str = "ann", source: str = "audit", at: str = "*", **more: Any
+    ) -> str:
         fields: dict[Any, Any] = {"r": request_id, "c": class_name, "by": by, "src": source, **more}
         return self.client.xadd(self.keys.labels, fields, id=at).decode()
 

@@ -92,7 +92,13 @@ def test_one_vote_per_labeler_the_majority_decides_a_tie_does_not(world: Any, ev
     world.configure(window_seconds=WINDOW_SECONDS)
     first, second = world.ask(2)
     world.answer({"v1": world.right})
-    for class_name, by in (("9", "ann"), (world.right(first), "ann"), (world.right(first), "bob"), ("9", "eve"), ("9", "eve")):
+    for class_name, by in (
+        ("9", "ann"),
+        (world.right(first), "ann"),
+        (world.right(first), "bob"),
+        ("9", "eve"),
+        ("9", "eve"),
+    ):
         world.label(first, class_name, by=by)
     world.label(second, world.right(second), by="ann")
     world.label(second, "9", by="eve")

@@ -45,10 +45,12 @@ class Joined:
     decided: bool = False
     verdict: str | None = None
     """Majority of the votes whose source may judge; None undecided or a tie."""
-    answers: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """version → (class, why)"""
+    answers: dict[str, str] = field(default_factory=dict)
+    """version → class"""
     owner: str = ""
     """The version whose answer was published; empty: not answered yet."""
+    substituted: bool = False
+    """An heir answered in the owner's place."""
     missing: list[str] = field(default_factory=list)
     """Versions that may still answer."""
 
@@ -67,12 +69,16 @@ class Joined:
         name = min(name for name, vote in self.votes.items() if vote.class_name == class_name)
         return name, self.votes[name].source
 
-    def answer(self, answer: Answer, owner: bool) -> None:
-        self.answers[answer.version] = (answer.class_name, answer.why)
+    def answer(self, answer: Answer, owner: bool) -> bool:
+        """Note what a version said; False if it had been heard before (an heir may have shadowed the same request)."""
         if owner:
-            self.owner = answer.version
+            self.owner, self.substituted = answer.version, answer.why == "heir"
         if answer.version in self.missing:
-            self.missing.remove(answer.version)
+            self.missing = [version for version in self.missing if version != answer.version]
+        if answer.version in self.answers:
+            return False
+        self.answers[answer.version] = answer.class_name
+        return True
 
     @property
     def waiting(self) -> bool:
@@ -88,22 +94,21 @@ class Joined:
         return {
             "s": self.settle_ms, "k": self.cluster, "u": self.unit, "d": self.decided, "c": self.verdict,
             "v": {name: [vote.class_name, vote.source] for name, vote in self.votes.items()},
-            "a": self.answers, "o": self.owner, "m": self.missing,
+            "a": self.answers, "o": self.owner, "h": self.substituted, "m": self.missing,
         }  # fmt: skip
 
     @classmethod
     def load(cls, request_id: str, state: Mapping[str, Any]) -> Joined:
-        votes = {name: Vote(*vote) for name, vote in state["v"].items()}
-        answers = {version: (name, why) for version, (name, why) in state["a"].items()}
         return cls(
-            request_id,
-            state["s"],
-            state["k"],
-            state["u"],
-            votes,
-            state["d"],
-            state["c"],
-            answers,
-            state["o"],
-            state["m"],
+            request_id=request_id,
+            settle_ms=state["s"],
+            cluster=state["k"],
+            unit=state["u"],
+            votes={name: Vote(*vote) for name, vote in state["v"].items()},
+            decided=state["d"],
+            verdict=state["c"],
+            answers=state["a"],
+            owner=state["o"],
+            substituted=state["h"],
+            missing=state["m"],
         )

@@ -41,6 +41,7 @@ REPORT_SECONDS = 0.5
 REAP_SECONDS = 10.0
 SIGN_OF_LIFE_MS = 5000
 """An unchanged report is written this often, so that a silent evaluator can be told from a dead one."""
+LABELS_PAGE = 500
 TAIL_OBSERVATIONS = 1000
 MAX_BACKOFF_SECONDS = 5.0
 
@@ -202,16 +203,22 @@ class Evaluator:
 
     # -- labels ---------------------------------------------------------------------------------------------------------
 
-    def _read_labels(self, letters: Letters, now_ms: int) -> int:
+    def _read_labels(self, letters: Letters, now_ms: int, pages: int = 4) -> int:
         """Feed new labels; returns the stream time before which all have been seen."""
-        entries = self.source.read(self.keys.labels, self.offsets["labels"], PAGE // 4)
+        for _ in range(pages):
+            entries = self.source.read(self.keys.labels, self.offsets["labels"], LABELS_PAGE)
+            self._feed_page(letters, entries)
+            if len(entries) < LABELS_PAGE:
+                return now_ms
+        return id_key(self.offsets["labels"])[0]
+
+    def _feed_page(self, letters: Letters, entries: list[Entry]) -> None:
         labels = [decode_label(fields) for _, fields in entries]
         ids = self.source.resolve([label.reference for label in labels])
         known = self.source.requests([each for each in ids if each], self.state.orders.input)
         for entry, label, request_id in zip(entries, labels, ids, strict=True):
             self._feed(letters, entry, label, known.get(request_id or ""), request_id)
             self.offsets["labels"] = entry[0]
-        return now_ms if len(entries) < PAGE // 4 else id_key(entries[-1][0])[0]
 
     def _feed(
         self, letters: Letters, entry: Entry, label: LabelEntry, request: KnownRequest | None, request_id: str | None

@@ -80,7 +80,7 @@ class Source:
             {version: _passed(state, now) for version, state in newest.items()},
             {version: state.lag_seconds(now) for version, state in newest.items()},
             max((state.backlog for state in newest.values() if state.group in owners), default=0),
-            epoch is None or epoch.shadow_bp >= BASIS_POINTS,
+            epoch is None or not epoch.shadow or epoch.shadow_bp >= BASIS_POINTS,
         )
 
     def resolve(self, references: Sequence[str]) -> list[str | None]:

@@ -379,16 +379,14 @@ class State:
         row = self.tables.joined.get(request_id)
         if row is None or row.verdict is None:
             return
-        found = ([(owner, True)] if owner else []) + [(shadow, False) for shadow in shadows]
-        fresh = [(answer, is_owner) for answer, is_owner in found if answer.version not in row.answers]
-        for answer, is_owner in fresh:
-            row.answer(answer, is_owner)
-            self._score(row, answer, is_owner)
+        before = (row.owner, len(row.answers), row.missing)
+        for answer in filter(None, (owner, *shadows)):
+            if row.answer(answer, answer is owner):
+                self._score(row, answer, answer is owner)
         key = id_key(request_id)
         final = closed or all(key < passed.get(v, (0, 0)) for v in row.missing)
-        still = [] if final else [v for v in row.missing if not row.owner or key >= passed.get(v, (0, 0))]
-        if fresh or still != row.missing:
-            row.missing = still
+        row.missing = [] if final else [v for v in row.missing if not row.owner or key >= passed.get(v, (0, 0))]
+        if before != (row.owner, len(row.answers), row.missing):
             self.tables.joined.put(request_id, row)
         if final or not row.unfinished:
             self._unfinished.discard(request_id)
@@ -450,22 +448,16 @@ class State:
         )
 
     def _cover(self, pair: PairState, row: Joined, paired: bool, shadow_is_full: bool) -> None:
-        substituted = any(why == "heir" for _, why in row.answers.values())
         pair.resolved += 1
-        pair.substituted += substituted
-        pair.covered += not substituted and bool(row.owner) and (paired or not shadow_is_full)
+        pair.substituted += row.substituted
+        pair.covered += not row.substituted and bool(row.owner) and (paired or not shadow_is_full)
 
     def _gain(self, pair: PairState, row: Joined) -> int | None:
         """D of one request; None unless both versions answered it themselves."""
         new, old = row.answers.get(pair.pair.candidate), row.answers.get(pair.pair.baseline)
-        if (
-            new is None
-            or old is None
-            or "heir" in (new[1], old[1])
-            or row.answers.get(row.owner, ("", ""))[1] == "heir"
-        ):
+        if new is None or old is None or row.substituted:
             return None
-        return int(new[0] == row.verdict) - int(old[0] == row.verdict)
+        return int(new == row.verdict) - int(old == row.verdict)
 
     def _members(self, pair: PairState, first: Joined) -> list[int]:
         """Gains of the other requests of this cluster, up to one window after the first."""
