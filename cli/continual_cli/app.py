@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from continual_cli.guard import GuardedGroup
+from continual_cli.local.commands import local_app
 from continual_cli.local.paths import HOME_VARIABLE
 from continual_cli.verbs import ask, dead, judge, learn, look, manifest, setup, steer, stream
 
@@ -65,6 +66,7 @@ PANELS: tuple[tuple[str, tuple[Callable[..., None], ...]], ...] = (
 for panel, verbs in PANELS:
     for verb in verbs:
         app.command(rich_help_panel=panel)(verb)
+app.add_typer(local_app, name="local", rich_help_panel=SETUP)
 app.add_typer(judge.decisions_app, name="decisions", rich_help_panel=LOOK)
 app.add_typer(judge.simulate_app, name="simulate", rich_help_panel=LOOK)
 app.add_typer(dead.dead_app, name="dead", rich_help_panel=STREAM)
