@@ -31,12 +31,14 @@ Device = Literal["cpu", "cuda"]
 
 _PROVIDERS: dict[Device, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _RUNTIME_ERRORS = (
+    ort.capi.onnxruntime_pybind11_state.EPFail,
     ort.capi.onnxruntime_pybind11_state.Fail,
     ort.capi.onnxruntime_pybind11_state.InvalidArgument,
     ort.capi.onnxruntime_pybind11_state.InvalidGraph,
     ort.capi.onnxruntime_pybind11_state.InvalidProtobuf,
     ort.capi.onnxruntime_pybind11_state.NotImplemented,
     ort.capi.onnxruntime_pybind11_state.RuntimeException,
+    UnicodeDecodeError,  # the runtime's own message held bytes of a damaged model
 )
 
 
@@ -139,7 +141,7 @@ def open_session(data: bytes, manifest: CheckpointManifest, device: Device) -> o
             remedy="use device cpu, or the GPU image on a node with a GPU",
         )
     try:
-        session = ort.InferenceSession(data, session_options(), providers=[provider])
+        session = ort.InferenceSession(data, session_options(), providers=[provider], enable_fallback=0)
     except _RUNTIME_ERRORS as error:
         raise UnsafeModelError(
             f"is refused by the runtime: {_first_line(error)}", field="ONNX model", remedy="export it again"
