@@ -38,6 +38,7 @@ class World:
     truth: dict[str, str] = field(default_factory=dict)
     sequence: int = 0
     sent: int = 0
+    labels: list[tuple[str, dict[Any, Any]]] = field(default_factory=list)
 
     def call(self, call: Any) -> Any:
         return self.client.execute_command(*call.command())
@@ -126,7 +127,15 @@ class World:
         self, request_id: str, class_name: str, by: str = "ann", source: str = "audit", at: str = "*", **more: Any
     ) -> str:
         fields: dict[Any, Any] = {"r": request_id, "c": class_name, "by": by, "src": source, **more}
-        return self.client.xadd(self.keys.labels, fields, id=at).decode()
+        label_id = self.client.xadd(self.keys.labels, fields, id=at).decode()
+        self.labels.append((label_id, fields))
+        return str(label_id)
+
+    def label_again(self) -> None:
+        """Put back the labels that were trimmed behind an evaluator, under their ids."""
+        self.client.delete(self.keys.labels)
+        for label_id, fields in self.labels:
+            self.client.xadd(self.keys.labels, fields, id=label_id)
 
     def report(self) -> Report:
         raw: Any = self.client.hget(self.keys.report, "json")

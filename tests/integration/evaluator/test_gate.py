@@ -178,7 +178,7 @@ def test_no_label_is_neither_pass_nor_fail(world: Any, evaluator: Any) -> None:
 
 def flooded(world: Any, evaluator: Any, flood: Callable[[list[str]], None]) -> PairEvidence:
     """The evidence on 200 requests with two honest labelers each, and a flood before them."""
-    begin(world, labeler_quota_per_hour=500, window_seconds=20.0)
+    begin(world, labeler_quota_per_hour=5000, window_seconds=20.0)
     ids = world.ask(200)
     world.answer({"v1": world.mistaken(0.1, "old"), "v2": world.right})
     flood(ids)
@@ -209,7 +209,7 @@ def test_a_label_flood_does_not_steer_the_verdict(world: Any, evaluator: Any) ->
     assert pair.log_wealth_not_inferior > LEVEL
     report = evaluator.report
     assert report.labels.top_throttled == ("eve",)
-    assert report.labels.throttled > 8000
+    assert report.labels.throttled > 3000
     expected = [int(world.mistaken(0.1, "old")(rid) != world.right(rid)) for rid in list(world.truth)[1:]]
     assert pair.wins == sum(expected)
 
@@ -229,17 +229,17 @@ def test_mutation_without_one_vote_per_labeler_the_flood_wins(
 
     monkeypatch.setattr(State, "_vote", every_label_votes)
     pair = flooded(world, evaluator, flood_of(world))
-    assert pair.wins < 3
+    assert pair.losses > 2 * pair.wins
     assert pair.log_wealth_worse > LEVEL
 
 
-@pytest.mark.parametrize(("quota", "pairs", "convicted"), [(20, 120, False), (1_000_000, 300, True)])
+@pytest.mark.parametrize(("quota", "pairs", "convicted"), [(20, 120, False), (1_000_000, 400, True)])
 def test_a_quota_bounds_what_one_account_labels_alone(
     world: Any, evaluator: Any, quota: int, pairs: int, convicted: bool
 ) -> None:
     """One account confirms whatever the old version says where nobody else labels. The second row is the mutation: quotas off."""
     begin(world, labeler_quota_per_hour=quota)
-    ids = world.ask(300)
+    ids = world.ask(400)
     old = world.mistaken(0.3, "old")
     world.answer({"v1": old, "v2": world.right})
     for rid in ids[:100]:
