@@ -7,6 +7,7 @@ good nor bad: it prints as a dash, and does not fail the whole.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -19,11 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from continual_contract.errors import ContinualError
+from continual_operator import labels
 
 from continual_cli import streams
 from continual_cli.document import condition
 from continual_cli.local.files import is_locked
 from continual_cli.local.paths import Home, default_home
+from continual_cli.local.status import ProcessRow, read_status
 from continual_cli.target import Target, environment_of, open_state
 
 HEADS = ("Check", "Ok", "Found", "Remedy")
@@ -174,18 +177,15 @@ def evaluator_heartbeat(target: Target, *, running: bool) -> Check:
 
 
 def worker_heartbeat(target: Target, *, running: bool) -> Check:
-    """The workers' last sign of life: consumers of all groups ask Redis at least once a second."""
-    name, remedy = f"{target.name}: workers", "see `continual local logs`"
-    with streams.reaching(target.redis):
-        idle = [consumer["idle"] / 1000 for consumer in consumers(target)]
-    if not idle:
+    """Whether the inference workers say they are ready: a worker that lost Redis for 15 s is not."""
+    name, remedy = f"{target.name}: workers", "see `continual local status` and `continual local logs`"
+    pods = [pod for pod in read_status(target.state.home).processes if is_worker(pod, target.name)]
+    if not pods:
         return Check(name, None, "none yet", remedy)
-    found = f"{len(idle)} consumer(s), last seen {min(idle):.0f} s ago"
-    return Check(name, min(idle) < SILENT_SECONDS if running else None, found, remedy)
+    ready = sum(pod.ready for pod in pods)
+    return Check(name, ready == len(pods) if running else None, f"{ready} of {len(pods)} ready", remedy)
 
 
-def consumers(target: Target) -> list[dict[str, Any]]:
-    if not target.redis.exists(target.keys.requests):
-        return []
-    groups: Any = target.redis.xinfo_groups(target.keys.requests)
-    return [c for g in groups for c in target.redis.xinfo_consumers(target.keys.requests, g["name"])]
+def is_worker(pod: ProcessRow, model: str) -> bool:
+    """Whether this process answers requests of the model; `digits-v7-…` is one of digits."""
+    return pod.component == labels.INFERENCE and re.match(rf"{re.escape(model)}-v[0-9]+-", pod.name) is not None

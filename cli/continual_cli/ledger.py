@@ -81,8 +81,8 @@ def read(target: Target) -> list[dict[str, Any]]:
 
 
 def row(entry: dict[str, Any]) -> tuple[object, ...]:
-    names = ("sequence", "time", "version", "action", "verdict", "reason", "by", "message")
-    return tuple(entry[name] for name in names)
+    names = ("version", "action", "verdict", "reason", "by", "message")
+    return (entry["sequence"], entry["time"][:19] + "Z", *(entry[name] for name in names))
 
 
 @dataclass(frozen=True, slots=True)

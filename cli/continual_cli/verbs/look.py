@@ -52,7 +52,7 @@ def targets(model: str | None) -> list[Target]:
 
 
 def get_row(document: dict[str, Any]) -> Row:
-    canary = dig(document, "status.canary") or dig(document, "status.probation") or {}
+    canary = dig(document, "status.canary", {})
     return (
         dig(document, "metadata.name"),
         condition(document, "Ready").get("status"),
@@ -137,7 +137,7 @@ def sections(target: Target, events: list[dict[str, Any]]) -> Iterator[tuple[str
         if block := dig(document, f"status.{role}"):
             yield f"{role.capitalize()}:", flat(block)
     if training := dig(document, "status.training"):
-        yield "Training:", flat(training)
+        yield "Training:", flat({name: value for name, value in training.items() if name != "inputs"})
     yield "Decisions (newest last):", [decision_line(d) for d in dig(document, "status.decisions", [])[-10:]]
     yield "Events (newest last):", [event_line(e) for e in events[-15:]]
 
