@@ -163,3 +163,25 @@ def _whole() -> bytes:
 
 
 WHOLE = _whole()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "shape"),
+    [
+        ("lenet5", (28, 28, 1)),
+        pytest.param("mlp", (28, 28, 1), marks=pytest.mark.long),
+        pytest.param("cnn3", (32, 32, 3), marks=pytest.mark.long),
+        pytest.param("resnet18", (32, 32, 3), marks=pytest.mark.long),
+        pytest.param("resnet50", (64, 64, 3), marks=pytest.mark.long),
+    ],
+)
+def test_the_guard_passes_what_we_export(architecture: str, shape: tuple[int, int, int]) -> None:
+    """The trainer's own exports: no guard without its models."""
+    from continual_contract.artifacts import InputShape, Normalization
+    from continual_workers.training.export import export_onnx
+    from continual_workers.training.models import build
+
+    height, width, channels = shape
+    input_shape = InputShape(height=height, width=width, channels=channels)
+    normalization = Normalization(mean=(0.5,) * channels, std=(0.5,) * channels)
+    assert check_model(export_onnx(build(architecture, input_shape, 10, 0), input_shape, normalization)).nodes > 5
