@@ -111,18 +111,18 @@ end
 
 -- enqueue ---------------------------------------------------------------------------------------------------------------------
 
--- Undelivered + pending of one group; a lag that Redis does not know counts as the whole stream.
-local function group_backlog(info, length)
-  local lag = info.lag
-  if type(lag) ~= 'number' then lag = length end
-  return lag + info.pending
+-- Entries the group has still to be given. A lag that Redis does not know counts as the whole stream; what was lost before the
+-- group read it (see count_undelivered_losses) stays in Redis' lag for ever, and is taken out here.
+local function undelivered(info, length, lost)
+  if type(info.lag) ~= 'number' then return length end
+  return math.max(0, info.lag - (lost or 0))
 end
 
 -- Backlog of the owning group that is furthest behind; a shadow group never pushes back. The routing table is decoded only when
 -- some group is over the limit: the usual call costs one XINFO.
 local function backlog(requests, routing, limit)
   local length, groups, worst = redis.call('XLEN', requests), group_infos(requests), -1
-  for _, info in pairs(groups) do worst = math.max(worst, group_backlog(info, length)) end
+  for _, info in pairs(groups) do worst = math.max(worst, undelivered(info, length) + info.pending) end
   if worst < limit and worst >= 0 then return worst end
   local document = decode_routing(routing)
   local epoch = document and document.epochs[#document.epochs]
@@ -130,7 +130,9 @@ local function backlog(requests, routing, limit)
   worst = 0
   for _, share in ipairs(epoch.shares) do
     local info = groups[share[1]]
-    if info and share[2] > 0 then worst = math.max(worst, group_backlog(info, length)) end
+    if info and share[2] > 0 then
+      worst = math.max(worst, undelivered(info, length, document.groups[share[1]].lost) + info.pending)
+    end
   end
   return worst
 end
@@ -510,9 +512,8 @@ local function survey(keys)
     local info = infos[name]
     if info then
       local through = passed(keys[1], name, info)
-      local lag = type(info.lag) == 'number' and info.lag or length
-      out[#out + 1] = { name, group.version, group.serve, group['until'] or '', lag, info.pending, through,
-        oldest_waiting(keys[1], through) }
+      out[#out + 1] = { name, group.version, group.serve, group['until'] or '', undelivered(info, length, group.lost),
+        info.pending, through, oldest_waiting(keys[1], through) }
     end
   end
   return out

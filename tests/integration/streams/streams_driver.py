@@ -41,15 +41,19 @@ from continual_workers.streaming.reaper import ReapOptions, reap_once
 KEYS = ModelKeys("tests", "digits")
 UID = "uid-1"
 ANSWERS_TTL = 7200
-FAST = ConsumerOptions(batch_size=32, block_ms=200, min_idle_ms=500, heir_interval_seconds=0.1, salt="s", max_lag_seconds=60)
+FAST = ConsumerOptions(
+    batch_size=32, block_ms=200, min_idle_ms=500, heir_interval_seconds=0.1, salt="s", max_lag_seconds=60
+)
 Patch = Callable[[], None]
 
 
-def mutated(old: str, new: str) -> str:
-    """The library with one protection removed; the text must be there, so that a mutation cannot rot unnoticed."""
+def mutate(*replacements: tuple[str, str]) -> str:
+    """The library with protections removed; every text must be there once, so that a mutation cannot rot unnoticed."""
     source = library_source()
-    assert source.count(old) == 1, f"{source.count(old)} times in functions.lua: {old}"
-    return source.replace(old, new)
+    for old, new in replacements:
+        assert source.count(old) == 1, f"{source.count(old)} times in functions.lua: {old}"
+        source = source.replace(old, new)
+    return source
 
 
 # Workers ----------------------------------------------------------------------------------------------------------------------
@@ -145,7 +149,9 @@ class Fleet:
         try:
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)
             logging.getLogger().handlers.clear()
-            logging.basicConfig(filename=self._server.dir / "workers.log", format=f"{name} %(message)s %(exc_info)s", force=True)
+            logging.basicConfig(
+                filename=self._server.dir / "workers.log", format=f"{name} %(message)s %(exc_info)s", force=True
+            )
             logging.raiseExceptions = False
             stop = threading.Event()
             signal.signal(signal.SIGTERM, lambda *_: stop.set())
@@ -155,7 +161,7 @@ class Fleet:
             Consumer(self._server.connect, KEYS, version, "0123456789ab", name, self.options, self._handler).run(stop)
             status = 0
         except BaseException:
-            logging.exception("worker died")
+            logging.getLogger("worker").exception("worker died")
         finally:
             os._exit(status)
 
@@ -266,7 +272,7 @@ class Bench:
         while time.monotonic() < deadline:
             self.reap()
             states = parse_survey(self.run(survey_call(KEYS))).values()
-            if all(state.backlog == 0 and state.until is None for state in states) and self.client.xlen(KEYS.requests):
+            if all(state.backlog == 0 and state.until is None for state in states):
                 return True
             time.sleep(0.05)
         return False
@@ -311,7 +317,9 @@ class Ledger:
         waiting: set[str] = set()
         client = self.bench.client
         for name in client.hkeys(KEYS.serve):
-            waiting |= {row["message_id"].decode() for row in client.xpending_range(KEYS.requests, name, "-", "+", 100_000)}
+            waiting |= {
+                row["message_id"].decode() for row in client.xpending_range(KEYS.requests, name, "-", "+", 100_000)
+            }
         states = parse_survey(self.bench.run(survey_call(KEYS)))
         for state in states.values():
             if state.undelivered:
@@ -402,6 +410,7 @@ class ChaosPlan:
     change_every: float = 0.3
     reap_every: float = 0.5
     drain_seconds: float = 45.0
+    delete_within: float = 1.5
     retire_without_heirs: bool = False
     workers_per_version: int = 2
 
@@ -506,7 +515,7 @@ class Chaos:
     def _delete(self, version: str) -> None:
         """Pods go a while after the route that made them useless: some of them wake up in between."""
         for worker in self.crew.of(version):
-            self._deletions.append((time.monotonic() + self.random.uniform(0, 1.5), worker))
+            self._deletions.append((time.monotonic() + self.random.uniform(0, self.plan.delete_within), worker))
 
     def _both(self) -> list[str]:
         return [self.stable, self.canary or self.warm]
