@@ -21,6 +21,8 @@ from continual_operator.status import Condition, parse_status
 log = logging.getLogger(__name__)
 
 COLLECT_EVERY = timedelta(hours=1)
+SOON = timedelta(milliseconds=200)
+"""After something was done: to see what it did."""
 YOUNG = timedelta(hours=24)
 """Nothing younger is ever garbage: a Job may be about to name it."""
 
@@ -54,6 +56,8 @@ def _again(obs: Observation, plan: Plan, deps: Deps) -> timedelta:
     labelling, memory.labels = labels != memory.labels, labels
     if plan.decided:
         return AT_ONCE
+    if plan.actions:
+        return SOON
     return deps.settings.busy_interval if plan.moving or labelling else deps.settings.idle_interval
 
 

@@ -80,11 +80,13 @@ def _closed(draft: Draft, training: Training, how: str) -> Retrained:
     """Whatever alarm was raised until now is answered by this training; its data is not trained again unasked."""
     retrained = draft.status.retrained
     attempted = (*retrained.attempted, f"{data_key(training)}:{how}")[-MAX_ATTEMPTED:]
+    alarm = _alarm(draft) or retrained.drift_evidence
     return retrained.model_copy(
         update={
             "ended": draft.now,
             "attempted": attempted,
-            "drift_handled": retrained.drift_evidence,
+            "drift_evidence": alarm,
+            "drift_handled": alarm,
             "failures_generation": draft.obs.model.generation,
         }
     )
@@ -212,7 +214,7 @@ def retraining_facts(draft: Draft) -> RetrainingFacts:
         corrections_ready=since is not None and draft.now - since >= judges.CORRECTION_BATCH,
         corrections_allowed=spec.instant_corrections != "Off",
         manual=_manual(draft),
-        drift_alarm=bool(retrained.drift_evidence) and retrained.drift_evidence != retrained.drift_handled,
+        drift_alarm=_is_unanswered(draft),
         drift_samples=any(shard.sequence > retrained.drift_sequence for shard in new_shards(draft)),
         recent_accuracy=scores.recent_accuracy if scores else None,
         recent_labels=scores.recent_labels if scores else 0,
@@ -251,22 +253,33 @@ def correction_shards(draft: Draft) -> tuple[ShardRef, ...]:
 
 
 def _see_drift(draft: Draft) -> Draft:
-    """Remember a new alarm, and which shards were closed before it."""
-    report, stable = _report(draft), draft.status.stable
-    if report is None or report.drift is None or stable is None or report.drift.version != stable.version:
-        return draft
-    seen = f"{stable.version}/{stable.drift_since}/{report.drift.alarms}" if report.drift.alarms else ""
-    if not seen or seen == draft.status.retrained.drift_evidence:
+    """Remember the first alarm that nothing has answered, and which shards were closed before it."""
+    report, retrained, alarm = _report(draft), draft.status.retrained, _alarm(draft)
+    if report is None or not alarm or alarm == retrained.drift_evidence or _is_unanswered(draft):
         return draft
     newest = max((shard.sequence for shard in report.shards), default=0)
-    update = {"drift_evidence": seen, "drift_sequence": newest}
-    draft = draft.to(retrained=draft.status.retrained.model_copy(update=update))
-    labels_seen = report.drift.last_alarm_labels or report.drift.labels
-    return draft.record(
-        "DriftAlarm",
-        Verdict("Due", reasons.DRIFT, f"alarm {report.drift.alarms} after {labels_seen} labels"),
-        stable.version,
-    )
+    update = {"drift_evidence": alarm, "drift_sequence": newest}
+    draft = draft.to(retrained=retrained.model_copy(update=update))
+    drift, stable = report.drift, draft.status.stable
+    labels_seen = drift.last_alarm_labels or drift.labels if drift else 0
+    said = Verdict("Due", reasons.DRIFT, f"alarm after {labels_seen} labels")
+    return draft.record("DriftAlarm", said, stable.version if stable else "")
+
+
+def _alarm(draft: Draft) -> str:
+    """Name of the newest alarm for the stable version; empty without one."""
+    report, stable = _report(draft), draft.status.stable
+    drift = report.drift if report else None
+    if drift is None or stable is None or drift.version != stable.version or not drift.alarms:
+        return ""
+    return f"{stable.version}/{stable.drift_since}/{drift.alarms}"
+
+
+def _is_unanswered(draft: Draft) -> bool:
+    """An alarm of this very stable version waits for its training."""
+    retrained, stable = draft.status.retrained, draft.status.stable
+    same = stable is not None and retrained.drift_evidence.startswith(f"{stable.version}/{stable.drift_since}/")
+    return same and retrained.drift_evidence != retrained.drift_handled
 
 
 def _see_corrections(draft: Draft) -> Draft:
