@@ -5,6 +5,7 @@ Public formats are in `docs/wire-format.md`. Encoders return flat dicts for XADD
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +24,15 @@ DEAD = b"!"
 """What `answers` holds for a request that became a dead letter: settled, so that the audit does not add it again."""
 
 Fields = dict[bytes, bytes]
+_ENTRY_ID = re.compile(rb"\d{1,15}-\d{1,20}")
+"""An id as Redis gives it; anything else in `o` is ignored, here and in `functions.lua`."""
+
+
+def _milliseconds(fields: Fields) -> int | None:
+    """Field `t`; what is not a number of at most 15 digits reads as absent."""
+    raw = fields.get(b"t", b"")
+    return int(raw) if raw.isdigit() and len(raw) <= 15 else None
+
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +51,14 @@ class RequestEntry:
 def decode_request(entry_id: bytes | str, fields: Fields) -> RequestEntry:
     """Read one request; fields `d enc k t m o`, all but `d` optional. A missing `d` reads as empty: the worker refuses it."""
     sid = entry_id.decode() if isinstance(entry_id, bytes) else entry_id
-    original = fields.get(b"o")
-    time = fields.get(b"t", b"")
+    original = fields.get(b"o", b"")
     return RequestEntry(
         entry_id=EntryId(sid),
-        request_id=RequestId(original.decode() if original else sid),
+        request_id=RequestId(original.decode() if _ENTRY_ID.fullmatch(original) else sid),
         data=fields.get(b"d", b""),
         encoding=fields.get(b"enc", b"").decode("utf-8", "replace"),
         key=fields.get(b"k", b""),
-        event_time_ms=int(time) if time.isdigit() else None,
+        event_time_ms=_milliseconds(fields),
         metadata=fields.get(b"m", b""),
     )
 
@@ -145,13 +154,12 @@ def encode_label(label: LabelEntry) -> dict[str, bytes | str | int]:
 def decode_label(fields: Fields) -> LabelEntry:
     """Defaults: labeler `anonymous`, source `correction` (the one that never judges)."""
     source = fields.get(b"src", b"correction").decode("utf-8", "replace")
-    time = fields.get(b"t", b"")
     return LabelEntry(
         reference=fields.get(b"r", b"").decode("utf-8", "replace"),
         class_name=fields.get(b"c", b"").decode("utf-8", "replace"),
         labeler=fields.get(b"by", b"anonymous").decode("utf-8", "replace")[:128],
         source=source if source in ("audit", "truth", "correction") else "correction",  # type: ignore[arg-type]  # checked here
-        time_ms=int(time) if time.isdigit() else None,
+        time_ms=_milliseconds(fields),
         image=fields.get(b"d", b""),
         encoding=fields.get(b"enc", b"").decode("utf-8", "replace"),
     )

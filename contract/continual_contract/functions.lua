@@ -578,11 +578,17 @@ local function low_water(state)
   return low
 end
 
+-- The id under which an entry is answered; an `o` that is not an id is ignored, as the workers do.
 local function original_of(entry)
+  local original = entry[1]
   for i = 1, #entry[2], 2 do
-    if entry[2][i] == 'o' then return entry[2][i + 1] end
+    if entry[2][i] == 'o' then
+      local value = entry[2][i + 1]
+      local ms, seq = string.match(value, '^(%d+)%-(%d+)$')
+      original = (ms and #ms <= 15 and #seq <= 20) and value or entry[1]
+    end
   end
-  return entry[1]
+  return original
 end
 
 -- An entry that all groups have passed and nobody answered. When its bucket may have expired nothing can be said: counted only.
