@@ -221,7 +221,7 @@ def _prepared(inputs: TrainingInputs, options: RunOptions, train: Samples, test:
         device=device_of(inputs.device),
     )
     task = replace(task, epochs=bootstrap_epochs(inputs.epochs, len(train), task.new_batch))
-    return Prepared(task, train, None, None, 0, 0, train.take([]))
+    return Prepared(task, task.buffer, train, None, None, 0, 0, train.take([]))
 
 
 def _learn_in(folder: Path, inputs: TrainingInputs, task: Task, progress: Progress) -> Learned:
@@ -417,7 +417,7 @@ def _correction_of(
         seed=manifest.seed,
     )
     experience = max(state.buffer.next_experience - 1, 0)
-    return inputs, Prepared(task, corrections, parent, None, manifest.trained_through, experience, corrections)
+    return inputs, Prepared(task, task.buffer, corrections, parent, None, manifest.trained_through, experience, corrections)
 
 
 def _replace_run(

@@ -59,6 +59,8 @@ class Prepared:
     """A task, and what its manifest will say of where it came from."""
 
     task: Task
+    buffer: ReplayBuffer
+    """The parent's buffer, to which `fresh` is offered when the training has ended."""
     fresh: Samples
     """The samples this training adds to the replay buffer."""
     parent: Parent | None
@@ -90,7 +92,7 @@ def _prepare_bootstrap(inputs: TrainingInputs, where: Where) -> Prepared:
     buffer = ReplayBuffer.empty(inputs.replay_capacity, inputs.input, len(inputs.classes), inputs.seed)
     task = _task(inputs, train, held, buffer, normalization, strategy("joint"), _start(inputs, where), None)
     longer = replace(task, epochs=bootstrap_epochs(inputs.epochs, len(train), task.new_batch))
-    return Prepared(longer, train, None, digest, 0, 0, train.take([]))
+    return Prepared(longer, buffer, train, None, digest, 0, 0, train.take([]))
 
 
 def bootstrap_epochs(epochs: int, samples: int, batch: int) -> int:
@@ -123,13 +125,15 @@ def _prepare_descendant(inputs: TrainingInputs, where: Where) -> Prepared:
     method = strategy(inputs.strategy)
     new = _training_part(inputs, where, method, parent, fresh, holdout)
     net = _start(inputs, where, parent if method.starts_from_parent or inputs.mode == "correction" else None)
-    task = _task(inputs, new, holdout, buffer, parent.manifest.normalization, method, net, parent)
+    replayed = _with_fresh(buffer, fresh) if method.replays_new and inputs.mode == "retrain" else buffer
+    task = _task(inputs, new, holdout, replayed, parent.manifest.normalization, method, net, parent)
     if not method.starts_from_parent:
         task = replace(task, epochs=bootstrap_epochs(inputs.epochs, len(new), task.new_batch))
     is_correction = inputs.mode == "correction"
     experience = max(buffer.next_experience - 1, 0) if is_correction else buffer.next_experience
     return Prepared(
         task,
+        buffer,
         fresh,
         parent,
         parent.manifest.bootstrap_holdout,
@@ -179,14 +183,20 @@ def _training_part(
     if method.data == "new" or inputs.mode == "correction":
         return fresh
     if method.data == "buffer":
-        trial = replace(buffer, rng=np.random.default_rng(0))
-        trial.rng.bit_generator.state = buffer.rng.bit_generator.state
-        trial.offer(fresh.images, fresh.labels, buffer.next_experience, POLICY)
+        trial = _with_fresh(buffer, fresh)
         return Samples(trial.images, trial.labels, inputs.classes)
     parts = [_bootstrap_part(inputs, where), load_shards(inputs, where, lineage(where.registry, str(inputs.parent)))]
     remembered = Samples(buffer.images, buffer.labels, inputs.classes)
     everything = concatenate([*parts, remembered, fresh], inputs.input, inputs.classes)
     return without(_unique(everything), holdout)
+
+
+def _with_fresh(buffer: ReplayBuffer, fresh: Samples) -> ReplayBuffer:
+    """A copy of the buffer as it will be after this training; the original is left as it is, its generator too."""
+    trial = replace(buffer, rng=np.random.default_rng(0))
+    trial.rng.bit_generator.state = buffer.rng.bit_generator.state
+    trial.offer(fresh.images, fresh.labels, buffer.next_experience, POLICY)
+    return trial
 
 
 def _bootstrap_part(inputs: TrainingInputs, where: Where) -> Samples:

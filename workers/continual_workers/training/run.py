@@ -239,7 +239,7 @@ def _scored(
 
 def filled_buffer(prepared: Prepared, classifier: OnnxClassifier) -> ReplayBuffer:
     """The buffer after this experience, with the finished model's logits for everything in it."""
-    buffer = replace(prepared.task.buffer)
+    buffer = replace(prepared.buffer)
     buffer.offer(prepared.fresh.images, prepared.fresh.labels, prepared.experience, POLICY)
     buffer.grow_classes(classifier.classes)
     buffer.store_logits(classifier.logits(buffer.images))

@@ -65,6 +65,8 @@ class Strategy(Protocol):
     @property
     def replays(self) -> bool: ...
     @property
+    def replays_new(self) -> bool: ...
+    @property
     def parent_on(self) -> Literal["", "new", "replay"]: ...
     @property
     def adjusts(self) -> bool: ...
@@ -82,6 +84,8 @@ class FineTune:
     starts_from_parent: bool = True
     data: Literal["new", "all", "buffer"] = "new"
     replays: bool = False
+    replays_new: bool = False
+    """Whether the new data are offered to the buffer before learning, not only after it."""
     parent_on: Literal["", "new", "replay"] = ""
     adjusts: bool = False
 
@@ -141,9 +145,13 @@ class DerPlusPlus(Replay):
 
 @dataclass(frozen=True, slots=True)
 class ErAce(Replay):
-    """Asymmetric cross-entropy: the new batch's softmax runs over its own classes only."""
+    """Asymmetric cross-entropy: the new batch's softmax runs over its own classes only.
+
+    New and old classes meet only in the replayed batch, so the buffer must hold the new ones already.
+    """
 
     name: str = "er-ace"
+    replays_new: bool = True
     adjusts: bool = False
 
     def loss(self, step: Step) -> Tensor:
