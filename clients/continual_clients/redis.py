@@ -33,16 +33,24 @@ def connect(env: WorkerEnvironment) -> redis.Redis:
 
 def connect_url(url: str, username: str = "", password_file: Path | None = None) -> redis.Redis:
     """Synchronous client over hiredis: bytes out, RESP2, no retries."""
-    client: redis.Redis = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **_options(username, password_file))
+    client: redis.Redis = redis.Redis.from_url(
+        _checked(url), retry=Retry(NoBackoff(), 0), **_options(username, password_file)
+    )
     return client
 
 
 def connect_async(url: str, username: str = "", password_file: Path | None = None) -> redis.asyncio.Redis:
     """The same for asyncio: the operator's client."""
     client: redis.asyncio.Redis = redis.asyncio.Redis.from_url(
-        url, retry=AsyncRetry(NoBackoff(), 0), **_options(username, password_file)
+        _checked(url), retry=AsyncRetry(NoBackoff(), 0), **_options(username, password_file)
     )
     return client
+
+
+def _checked(url: str) -> str:
+    if not url.startswith(("redis://", "rediss://", "unix://")):
+        raise UsageError("is not an address of Redis", field="Redis URL", value=url, remedy="use redis://host:port/db")
+    return url
 
 
 def _options(username: str, password_file: Path | None) -> dict[str, Any]:

@@ -275,3 +275,18 @@ def test_a_worker_waits_for_redis_and_comes_back(bench: Any, onnx_of: Onnx, redi
     bench.wait(lambda: len(bench.predictions()) == 400)
     assert is_exactly_once(bench, sent)
     assert worker.process.poll() is None
+
+
+def test_a_worker_without_redis_is_alive_and_not_ready_until_it_comes(
+    bench: Any, onnx_of: Onnx, redis_server: Any
+) -> None:
+    """No crash loop while Redis starts later than its workers."""
+    digest = bench.publish(onnx_of(0))
+    redis_server.stop()
+    worker = bench.start(digest)
+    bench.wait(lambda: "consuming" in worker.log.read_text())
+    assert probe(worker.health, "/healthz") == (200, b"alive\n")
+    assert probe(worker.health) == (503, b"not ready\n")
+    redis_server.start()
+    worker.wait_ready()
+    assert worker.terminate() == 0

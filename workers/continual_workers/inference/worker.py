@@ -13,6 +13,7 @@ import secrets
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from continual_clients import redis as redis_client
 from continual_clients.environment import WorkerEnvironment
@@ -37,24 +38,37 @@ MAX_TERMINATION_BYTES = 4096
 LOST_CONTACT_SECONDS = 15.0
 
 
+@dataclass(slots=True)
+class Readiness:
+    """Warm, not leaving, and in touch with Redis since it began."""
+
+    stop: threading.Event
+    consumer: Consumer | None = None
+    since: float = 0.0
+
+    def begin(self, consumer: Consumer) -> None:
+        self.since = time.monotonic()
+        self.consumer = consumer
+
+    def __call__(self) -> bool:
+        if self.consumer is None or self.stop.is_set():
+            return False
+        return self.consumer.seconds_since_contact() < min(LOST_CONTACT_SECONDS, time.monotonic() - self.since)
+
+
 def serve(env: WorkerEnvironment, stop: threading.Event) -> None:
     """Serve one version until `stop`; every failure to load is a typed error before the process was ever ready."""
-    at_work: list[Consumer] = []
+    readiness = Readiness(stop)
     registry = CollectorRegistry()
-    with HealthServer(env.health_address, lambda: is_ready(at_work, stop), registry):
+    with HealthServer(env.health_address, readiness, registry):
         engine = prepare(env)
         consumer = build_consumer(env, engine, WorkerMetrics(registry, f"{env.namespace}/{env.model}", env.version))
         gc.collect()
         gc.freeze()
-        at_work.append(consumer)
-        log.info("ready", extra={"version": env.version, "checkpoint": env.checkpoint})
+        readiness.begin(consumer)
+        log.info("consuming", extra={"version": env.version, "checkpoint": env.checkpoint})
         consumer.run(stop)
     log.info("stopped", extra={"version": env.version})
-
-
-def is_ready(at_work: list[Consumer], stop: threading.Event) -> bool:
-    """Warm, not leaving, and in touch with Redis."""
-    return bool(at_work) and not stop.is_set() and at_work[0].seconds_since_contact() < LOST_CONTACT_SECONDS
 
 
 def prepare(env: WorkerEnvironment) -> Engine:
