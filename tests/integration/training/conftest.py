@@ -71,7 +71,9 @@ class Lab:
         chosen = self.images[indices] if images is None else images
         return write_shard(self.store, self.layout, make_shard(chosen, self.labels[indices]), kind)
 
-    def retrain_inputs(self, parent: str, train: tuple[str, ...], holdout: tuple[str, ...] = (), **changes: Any) -> TrainingInputs:
+    def retrain_inputs(
+        self, parent: str, train: tuple[str, ...], holdout: tuple[str, ...] = (), **changes: Any
+    ) -> TrainingInputs:
         mode = changes.pop("mode", "retrain")
         corrections = train if mode == "correction" else ()
         data = DataList(train=train, holdout=holdout, corrections=corrections, trained_through=1)

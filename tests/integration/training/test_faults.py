@@ -11,15 +11,25 @@ import numpy as np
 import pytest
 import torch
 from continual_clients.objectstore import FileStore
-from continual_clients.registry import Registry
-from continual_contract.artifacts import Normalization, TrainingInputs
-from continual_contract.errors import DivergedError, IntegrityError
+from continual_clients.registry import Registry, blobs_of
+from continual_contract.artifacts import (
+    Blob,
+    CheckpointManifest,
+    InputShape,
+    Normalization,
+    StoreLayout,
+    TrainingInputs,
+)
+from continual_contract.errors import DivergedError, IntegrityError, NotFoundError
+from continual_contract.ids import Digest, sha256_digest
 from continual_workers.training import learner, models, run
 from continual_workers.training.buffer import ReplayBuffer
 from continual_workers.training.learner import Task, learn
 from continual_workers.training.samples import Samples
 from continual_workers.training.state import decode_resume, encode_resume
 from continual_workers.training.strategies import strategy
+
+SHAPE = InputShape(height=8, width=8, channels=1)
 
 
 def state_key(lab, inputs: TrainingInputs) -> str:
@@ -106,23 +116,19 @@ class Mortal(FileStore):
 class Hasty(Registry):
     """The mutation: the manifest is written before its blobs are there."""
 
-    def put_blob(self, data: bytes):
-        blob = super().put_blob(b"")
-        self.late = [*getattr(self, "late", []), data]
-        return blob.model_copy(update={"digest": run_digest(data), "size": len(data)})
+    def __init__(self, store: FileStore, layout: StoreLayout) -> None:
+        super().__init__(store, layout)
+        self.late: list[bytes] = []
 
-    def publish(self, manifest):
-        data = manifest.encode()
-        self.store.put(self.layout.manifest(run_digest(data)), data)
-        for blob in self.late:
-            super().put_blob(blob)
-        return run_digest(data)
+    def put_blob(self, data: bytes) -> Blob:
+        self.late.append(data)
+        return Blob(digest=sha256_digest(data), size=len(data))
 
-
-def run_digest(data: bytes):
-    from continual_contract.ids import sha256_digest
-
-    return sha256_digest(data)
+    def publish(self, manifest: CheckpointManifest) -> Digest:
+        self.store.put(self.layout.manifest(manifest.digest()), manifest.encode())
+        for data in self.late:
+            super().put_blob(data)
+        return manifest.digest()
 
 
 def broken_versions(registry: Registry) -> list[str]:
@@ -130,12 +136,9 @@ def broken_versions(registry: Registry) -> list[str]:
     broken = []
     for digest in registry.digests():
         try:
-            manifest = registry.manifest(digest)
-            blobs = (manifest.onnx, manifest.state, manifest.state_meta, *manifest.artifacts.values())
-            for blob in blobs:
-                if blob is not None:
-                    registry.get_blob(blob)
-        except (IntegrityError, FileNotFoundError, run.NotFoundError):
+            for blob in blobs_of(registry.manifest(digest)):
+                registry.get_blob(blob)
+        except (IntegrityError, NotFoundError):
             broken.append(digest)
     return broken
 
@@ -147,35 +150,47 @@ def dies_at(lab, inputs: TrainingInputs, calls: int, registry_class: type[Regist
         store = Mortal(lab.root, calls)
         run.train(inputs, store, registry_class(store, lab.layout), lambda _: None)
         os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 137
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in (0, 137)
+    return code == 137
 
 
-def whole_at_every_death(school, registry_class: type[Registry]) -> tuple[int, list[int]]:
-    """(how many store calls a training makes, at which of them a broken version was visible)."""
-    inputs = school.lab.retrain_inputs(school.parent, (school.lab.shard(school.new[:60]),), epochs=1)
-    torch.set_num_threads(1)
-    calls, broken = 0, []
-    while dies_at(school.lab, inputs, calls, registry_class):
-        if broken_versions(school.lab.registry):
-            broken.append(calls)
-        calls += 1
-    assert not broken_versions(school.lab.registry)
-    return calls, broken
+def small_training(lab, parent: str) -> TrainingInputs:
+    torch.set_num_threads(1)  # a thread pool would not survive the fork
+    return lab.retrain_inputs(parent, (lab.shard(np.arange(60)),), epochs=1, replay_capacity=50)
+
+
+def store_calls(lab, inputs: TrainingInputs) -> int:
+    """How many store calls an undisturbed training makes."""
+    store = Mortal(lab.root, 10**6)
+    run.train(inputs, store, Registry(store, lab.layout), lambda _: None)
+    return 10**6 - store.left
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
 def test_a_version_is_visible_only_when_whole(school, tmp_path: Path) -> None:
     """R1: killed at every store call in turn, the store never shows a version with a missing or wrong blob."""
-    calls, broken = whole_at_every_death(school, Registry)
-    assert calls > 20
-    assert broken == []
+    inputs = small_training(school.lab, school.parent)
+    undisturbed = school.lab.copy(tmp_path / "undisturbed")
+    total = store_calls(undisturbed, inputs)
+    assert total > 20
+    for call in range(total):
+        assert dies_at(school.lab, inputs, call, Registry), call
+        assert broken_versions(school.lab.registry) == [], call
+    assert school.lab.train(inputs) == undisturbed.registry.outcome(inputs.job_hash())
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
-def test_the_kill_test_convicts_a_manifest_written_first(school) -> None:
-    """Mutation check of R1: with the manifest before its blobs some death shows a broken version."""
-    _, broken = whole_at_every_death(school, Hasty)
-    assert broken
+def test_the_kill_test_convicts_a_manifest_written_first(school, tmp_path: Path) -> None:
+    """Mutation check of R1: with the manifest before its blobs a death among the last calls shows a broken version."""
+    inputs = small_training(school.lab, school.parent)
+    lab = school.lab.copy(tmp_path / "hasty")
+    total = store_calls(school.lab.copy(tmp_path / "undisturbed"), inputs)
+    seen = []
+    for call in range(total - 14, total - 8):
+        if dies_at(lab, inputs, call, Hasty):
+            seen += broken_versions(lab.registry)
+    assert seen
 
 
 class Poisoned(torch.nn.Module):
@@ -195,15 +210,9 @@ class Poisoned(torch.nn.Module):
 
 def task_of(lab, net: torch.nn.Module, **changes) -> Task:
     samples = Samples(lab.images[:200], lab.labels[:200], tuple("0123456789"))
-    empty = ReplayBuffer.empty(10, run.TrainingInputs.model_fields and _shape(), 10, 0)
+    empty = ReplayBuffer.empty(10, SHAPE, 10, 0)
     task = Task(net, None, samples, empty, samples.take([]), strategy("joint"), Normalization(mean=(0.3,), std=(0.4,)))
     return replace(task, rates=(0.2,), epochs=3, **changes)
-
-
-def _shape():
-    from continual_contract.artifacts import InputShape
-
-    return InputShape(height=8, width=8, channels=1)
 
 
 def test_one_nan_restarts_at_a_quarter_of_the_rate(lab) -> None:
@@ -221,7 +230,7 @@ def test_nan_for_ever_fails_with_a_reason(lab) -> None:
 
 def test_a_loss_above_its_start_for_an_epoch_is_divergence(lab) -> None:
     """A rate of 100 000: finite thanks to clipping, but worse than guessing for a whole epoch, twice."""
-    net = models.build("mlp", _shape(), 10, 0)
+    net = models.build("mlp", SHAPE, 10, 0)
     with pytest.raises(DivergedError, match="above"):
         learn(replace(task_of(lab, net), rates=(1e5,)), None, lambda _: None)
 
@@ -245,18 +254,18 @@ def test_divergence_is_a_recorded_failure(lab, monkeypatch: pytest.MonkeyPatch) 
 def test_resume_is_bit_identical_after_every_epoch(lab) -> None:
     """From each stored state, through its bytes, the run ends with the same weights as the one that never stopped."""
     stored: list[bytes] = []
-    whole = learn(task_of(lab, models.build("mlp", _shape(), 10, 0)), None, lambda s: stored.append(encode_resume(s)))
+    whole = learn(task_of(lab, models.build("mlp", SHAPE, 10, 0)), None, lambda s: stored.append(encode_resume(s)))
     for data in stored:
-        resumed = learn(task_of(lab, models.build("mlp", _shape(), 10, 0)), decode_resume(data), lambda _: None)
+        resumed = learn(task_of(lab, models.build("mlp", SHAPE, 10, 0)), decode_resume(data), lambda _: None)
         assert encode_resume(resumed) == encode_resume(whole)
 
 
 def test_the_resume_test_convicts_a_forgotten_average(lab) -> None:
     """Mutation check: resuming with the last iterate in place of the average ends elsewhere."""
     stored: list[learner.LearnState] = []
-    whole = learn(task_of(lab, models.build("mlp", _shape(), 10, 0)), None, stored.append)
+    whole = learn(task_of(lab, models.build("mlp", SHAPE, 10, 0)), None, stored.append)
     forgetful = replace(stored[0], ema=stored[0].weights)
-    resumed = learn(task_of(lab, models.build("mlp", _shape(), 10, 0)), forgetful, lambda _: None)
+    resumed = learn(task_of(lab, models.build("mlp", SHAPE, 10, 0)), forgetful, lambda _: None)
     assert encode_resume(resumed) != encode_resume(whole)
 
 

@@ -14,17 +14,14 @@ from continual_workers.training.strategies import STRATEGIES
 REMEMBERING = ["der++", "er", "er-ace", "gdumb", "joint"]
 
 
-def learned(school: object, strategy: str, **changes: object) -> CheckpointManifest:
-    lab = school.lab  # type: ignore[attr-defined]
-    shard = lab.shard(school.new)  # type: ignore[attr-defined]
-    inputs = lab.retrain_inputs(
-        school.parent, (shard,), strategy=strategy, replay_capacity=200, **changes  # type: ignore[attr-defined]
-    )
-    return lab.manifest(lab.train(inputs))
+def learned(school, strategy: str, **changes: object) -> CheckpointManifest:
+    shard = school.lab.shard(school.new)
+    inputs = school.lab.retrain_inputs(school.parent, (shard,), strategy=strategy, replay_capacity=200, **changes)
+    return school.lab.manifest(school.lab.train(inputs))
 
 
-def buffer_of(lab: object, manifest: CheckpointManifest) -> ReplayBuffer:
-    registry = lab.registry  # type: ignore[attr-defined]
+def buffer_of(lab, manifest: CheckpointManifest) -> ReplayBuffer:
+    registry = lab.registry
     assert manifest.state is not None
     assert manifest.state_meta is not None
     return decode_checkpoint(registry.get_blob(manifest.state), registry.get_blob(manifest.state_meta), None).buffer
@@ -58,7 +55,10 @@ def test_it_respects_the_buffers_size_and_balance(school, strategy: str) -> None
     assert np.abs(buffer.logits).max() > 0
 
 
-@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+LONG = [pytest.param(name, marks=pytest.mark.long) for name in ("er", "er-ace", "fine-tune", "lwf", "joint")]
+
+
+@pytest.mark.parametrize("strategy", ["der++", "gdumb", *LONG])
 def test_same_inputs_same_bytes(school, tmp_path: Path, strategy: str) -> None:
     """Two trainings in two stores end with the same manifest, hence the same ONNX, state, plots and predictions."""
     other = type(school)(
