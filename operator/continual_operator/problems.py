@@ -3,30 +3,49 @@
 from __future__ import annotations
 
 import difflib
+import re
 import types
 from collections.abc import Sequence
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-MISSING = object()
-
 
 def describe_problems(errors: Sequence[Any], root: type[BaseModel]) -> list[str]:
     """One line per wrong field: `spec.rollout.gate.margin: must be at most 0.5 (got 1.0); …`."""
-    lines = [_describe(error, root) for error in errors]
+    places = [tuple(error["loc"]) for error in errors]
+    lines = [_describe(error, root) for error in errors if not _is_echo(error, places)]
     return sorted(dict.fromkeys(lines))
 
 
+def _is_echo(error: Any, places: Sequence[tuple[str | int, ...]]) -> bool:
+    """A list is called too short when its items are wrong: the items are what a person should read."""
+    place = tuple(error["loc"])
+    return error["type"] == "too_short" and any(p != place and p[: len(place)] == place for p in places)
+
+
 def _describe(error: Any, root: type[BaseModel]) -> str:
-    path = _path(error["loc"])
     problem, remedy = _words(error, root)
+    value, path = error["input"], _path(error["loc"])
+    field, _, rest = problem.partition(": ")
+    if error["type"] == "value_error" and rest and _FIELD.fullmatch(field):
+        path, problem, value = f"{path}.{field}", rest, _value_at(value, field)
     got = (
         ""
-        if error["type"] == "missing" or isinstance(error["input"], (dict, list))
-        else f" (got {_short(error['input'])})"
+        if error["type"] == "missing" or value is None or isinstance(value, (dict, list))
+        else f" (got {_short(value)})"
     )
     return f"{path}: {problem}{got}; {remedy}"
+
+
+_FIELD = re.compile(r"[a-zA-Z]+(\.[a-zA-Z]+)*")
+
+
+def _value_at(value: Any, field: str) -> Any:
+    """What the manifest has at a dotted field below the object a rule is about."""
+    for part in field.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
 
 
 def _path(location: Sequence[str | int]) -> str:

@@ -89,7 +89,7 @@ class NormalizationSpec(SpecPart):
     @model_validator(mode="after")
     def _same_length(self) -> Self:
         if len(self.mean) != len(self.std):
-            raise ValueError("mean and std need one value per channel each; give both the same length")
+            raise ValueError("std: needs as many values as mean, one per channel; give both the same length")
         return self
 
 
@@ -109,10 +109,10 @@ class ModelSection(SpecPart):
         seen: set[str] = set()
         twice = next((c for c in self.classes if c in seen or seen.add(c)), None)  # type: ignore[func-returns-value]  # add returns None: the idiom
         if twice is not None:
-            raise ValueError(f"classes names {twice!r} twice; each class once")
+            raise ValueError(f"classes: name {twice!r} twice; name each class once")
         if self.normalization and len(self.normalization.mean) != self.input.channels:
             raise ValueError(
-                "normalization.mean needs one value per input channel; omit it to compute both from the data"
+                "normalization.mean: needs one value per input channel; omit normalization to compute it from the data"
             )
         return self
 
@@ -127,7 +127,7 @@ class Dataset(SpecPart):
         if (self.name is None) == (self.object_key is None):
             raise ValueError("needs exactly one of name and objectKey; remove one, or add one")
         if (self.object_key is None) != (self.format is None):
-            raise ValueError("format goes with objectKey; set both or neither")
+            raise ValueError("format: goes with objectKey; set both or neither")
         return self
 
 
@@ -155,7 +155,7 @@ class Autoscaling(SpecPart):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.min_replicas > self.max_replicas:
-            raise ValueError("minReplicas must not exceed maxReplicas; lower one or raise the other")
+            raise ValueError("minReplicas: must not exceed maxReplicas; lower one or raise the other")
         return self
 
 
@@ -177,7 +177,7 @@ class Resources(SpecPart):
             limit = self.limits.get(name)
             if limit is not None and parse_quantity(limit) < parse_quantity(request):
                 raise ValueError(
-                    f"limits.{name} {limit} is below requests.{name} {request}; raise the limit or lower the request"
+                    f"limits.{name}: is below requests.{name} {request}; raise the limit or lower the request"
                 )
         return self
 
@@ -228,12 +228,18 @@ class Feedback(SpecPart):
     @model_validator(mode="after")
     def _positive_window(self) -> Self:
         if self.window <= timedelta(0):
-            raise ValueError("window must be longer than 0s; labels need some time to come")
+            raise ValueError("window: must be longer than 0s; give labels some time to come")
         return self
 
 
 class DriftTrigger(SpecPart):
     false_alarm_every: int = Field(10_000, ge=100, le=10_000_000)
+
+
+def _five_fields(schedule: str) -> None:
+    """CronSim also reads seconds; a schedule of ours has none."""
+    if len(schedule.split()) != 5:
+        raise CronSimError("Wrong number of fields")
 
 
 TRIGGER_KINDS = ("labels", "schedule", "drift", "accuracy_below")
@@ -252,27 +258,30 @@ class Trigger(SpecPart):
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
         if sum(getattr(self, kind) is not None for kind in TRIGGER_KINDS) != 1:
-            raise ValueError(
-                "each trigger is exactly one of labels, schedule, drift, accuracyBelow; split it into several"
-            )
+            raise ValueError("is not exactly one of labels, schedule, drift, accuracyBelow; split it into several")
         if self.time_zone is not None and self.schedule is None:
-            raise ValueError("timeZone goes with schedule; remove it")
+            raise ValueError("timeZone: goes with schedule; remove it")
         if (self.accuracy_below is None) != (self.over_labels is None):
-            raise ValueError("accuracyBelow goes with overLabels; set both or neither")
+            raise ValueError("accuracyBelow: goes with overLabels; set both or neither")
         return self
 
     @model_validator(mode="after")
     def _schedule_reads(self) -> Self:
         if self.schedule is not None:
             try:
+                _five_fields(self.schedule)
                 CronSim(self.schedule, datetime(2026, 1, 1))  # noqa: DTZ001 -- only parsed, never iterated
             except CronSimError as error:
                 raise ValueError(
-                    f"schedule is not a cron expression of five fields ({error}); write e.g. 0 3 * * *"
+                    f"schedule: is not a cron expression of five fields ({error}); write e.g. 0 3 * * *"
                 ) from None
         if self.time_zone is not None and not known_zone(self.time_zone):
-            raise ValueError("timeZone is not in the time zone database; write e.g. Europe/Berlin")
+            raise ValueError("timeZone: is not in the time zone database; write e.g. Europe/Berlin")
         return self
+
+
+DEFAULT_TRIGGERS = (Trigger(labels=500), Trigger(drift=DriftTrigger()))
+"""The loop closes without a word: on new labels, and sooner when the world drifts. An empty list switches it off."""
 
 
 class AugmentationSpec(SpecPart):
@@ -285,7 +294,7 @@ class Retraining(SpecPart):
     strategy: Strategy = "der++"
     replay_capacity: int = Field(2000, ge=1, le=1_000_000)
     augmentation: AugmentationSpec = AugmentationSpec()
-    triggers: Annotated[tuple[Trigger, ...], Field(max_length=16, strict=False)] = ()
+    triggers: Annotated[tuple[Trigger, ...], Field(max_length=16, strict=False)] = DEFAULT_TRIGGERS
     instant_corrections: Literal["Off", "Candidate", "Promote"] = "Candidate"
     cooldown: Duration = timedelta(minutes=10)
     max_per_day: int = Field(24, ge=0, le=10_000)
@@ -357,7 +366,7 @@ class Rollout(SpecPart):
         if weights != sorted(set(weights)):
             raise ValueError("steps: weights must increase from step to step; sort them and drop repetitions")
         if self.deadline <= timedelta(0):
-            raise ValueError("deadline must be longer than 0s; set onInconclusive: Wait to have none")
+            raise ValueError("deadline: must be longer than 0s; set onInconclusive: Wait to have none")
         return self
 
 
@@ -388,12 +397,12 @@ class ContinualModelSpec(SpecPart):
         window = self.feedback.window
         if self.rollout.on_inconclusive != "Wait" and self.rollout.deadline < window:
             raise ValueError(
-                "rollout.deadline must not end before feedback.window: labels that arrive later could never be counted; "
+                "rollout.deadline: ends before feedback.window, labels that arrive later could never be counted; "
                 "lengthen it, or set rollout.onInconclusive: Wait"
             )
         if self.retention.requests.max_age < window:
             raise ValueError(
-                "retention.requests.maxAge must be at least feedback.window: a late label needs its image; lengthen it"
+                "retention.requests.maxAge: is shorter than feedback.window, a late label needs its image; lengthen it"
             )
         return self
 

@@ -255,7 +255,13 @@ def correction_shards(draft: Draft) -> tuple[ShardRef, ...]:
 def _see_drift(draft: Draft) -> Draft:
     """Remember the first alarm that nothing has answered, and which shards were closed before it."""
     report, retrained, alarm = _report(draft), draft.status.retrained, _alarm(draft)
-    if report is None or not alarm or alarm == retrained.drift_evidence or _is_unanswered(draft):
+    if (
+        report is None
+        or not alarm
+        or alarm == retrained.drift_evidence
+        or _is_unanswered(draft)
+        or _is_answering(draft)
+    ):
         return draft
     newest = max((shard.sequence for shard in report.shards), default=0)
     update = {"drift_evidence": alarm, "drift_sequence": newest}
@@ -280,6 +286,14 @@ def _is_unanswered(draft: Draft) -> bool:
     retrained, stable = draft.status.retrained, draft.status.stable
     same = stable is not None and retrained.drift_evidence.startswith(f"{stable.version}/{stable.drift_since}/")
     return same and retrained.drift_evidence != retrained.drift_handled
+
+
+def _is_answering(draft: Draft) -> bool:
+    """A candidate that learned from the drift of this stable version is on its way: until it is judged, alarms say nothing new."""
+    status = draft.status
+    coming = {block.version for block in (status.canary, status.next, status.waiting) if block is not None}
+    digest = status.stable.digest if status.stable else None
+    return any(r.version in coming and r.trigger == reasons.DRIFT and r.parent == digest for r in status.versions)
 
 
 def _see_corrections(draft: Draft) -> Draft:
