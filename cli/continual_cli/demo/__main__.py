@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -30,9 +31,12 @@ def main() -> int:
     log = options.out / "local-up.log"
     log.unlink(missing_ok=True)
     story = Story(Installation(home, log), options.seed, QUICK_SCORED if options.quick else SCORED)
-    _play(story)
-    seconds = time.monotonic() - begun
-    recorded = _recording(story, seconds)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        _play(story)
+        recorded = _recording(story, time.monotonic() - begun)
+    finally:
+        story.cluster.stop()
     recording.save(recorded, options.out)
     report.write(recorded, options.out)
     _clean(story, home, options.out)
@@ -48,6 +52,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="which digit plays which part, and every jitter")
     parser.add_argument("--quick", action="store_true", help="accuracy from fewer requests: for a first look")
     return parser.parse_args()
+
+
+def _interrupt(*_: object) -> None:
+    """SIGTERM ends the story as Ctrl-C does: in order."""
+    raise KeyboardInterrupt
 
 
 def _play(story: Story) -> None:
@@ -92,8 +101,7 @@ def _decision_line(decision: dict[str, object]) -> dict[str, object]:
 
 
 def _clean(story: Story, home: Path, out: Path) -> None:
-    """Stop everything; the home is kept only to find out what went wrong."""
-    story.cluster.stop()
+    """The home is kept only to find out what went wrong."""
     if story.failure:
         print(
             f"\n{story.failure}\nthe cluster's files are kept in {home}, its log in {out}/local-up.log", file=sys.stderr

@@ -54,6 +54,8 @@ class Scene:
     score_only_rate: float = 60.0
     labeler: Labeler = Labeler()
     key_suffix: str = ""
+    same_frames: bool = False
+    """Labelled digits come again pixel by pixel: covered like any request, but one sample and one observation each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ class Feeder:
         self, connect: Callable[[], redis.Redis], keys: ModelKeys, digits: Digits, cast: Cast, books: Books, seed: int
     ) -> None:
         self._connect, self._keys, self._digits, self._cast, self._books = connect, keys, digits, cast, books
-        self._rng = np.random.default_rng([seed, 2])
+        self._seed, self._rng = seed, np.random.default_rng([seed, 2])
         self._numbers = itertools.count()
         self._due: list[DueLabel] = []
         self._unsent: list[Drawn] = []
@@ -162,7 +164,9 @@ class Feeder:
 
     def _draw_one(self, scene: Scene, score_only: bool) -> Drawn:
         digit = next(self._deck(("score_only",) if score_only else scene.pools))
-        image = draw(self._digits.ink[digit], scene.weather, self._rng)
+        again = scene.same_frames and not score_only
+        rng = np.random.default_rng([self._seed, 3, digit]) if again else self._rng
+        image = draw(self._digits.ink[digit], scene.weather, rng)
         key = f"digit-{digit}{'' if score_only else scene.key_suffix}".encode()
         return Drawn(f"demo-{next(self._numbers)}", digit, key, image.tobytes(), score_only, scene.labeler)
 

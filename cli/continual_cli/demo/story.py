@@ -23,12 +23,16 @@ from continual_cli.demo.tracker import Tracker
 
 POLL_SECONDS = 0.25
 EXAMPLE = Path(__file__).parents[3] / "examples" / "digits-fast.yaml"
+CALM_LABELLED_RATE = 15.0
+"""Labels cost: in the calm enough for the detector's baseline, and hardly more to retrain on."""
+IDLE_LABELLED_RATE = 5.0
+"""While a Job runs, so that little piles up for the next one."""
 LABELLED_RATE = 60.0
 SCORE_ONLY_RATE = 70.0
 SCORED = 2000
 """Score-only requests behind every accuracy figure."""
-SHARD_LEAD_SECONDS = 5.0
-"""The drift begins this long after a shard closed, so that the next one holds little of the old world: labels are late."""
+WRONG_SHARDS = 2
+"""Shards to wait for while wrong labels are imported: the first may hold mostly right ones."""
 NIGHT_SHIFT = Labeler("night-shift", "truth", off_by=3)
 
 
@@ -105,7 +109,7 @@ class Story:
 
     def calm(self) -> None:
         """Requests and late labels; one worker is killed with -9 on the way."""
-        self.feeder.scene = Scene(labelled_rate=LABELLED_RATE, score_only_rate=SCORE_ONLY_RATE)
+        self.feeder.scene = Scene(labelled_rate=CALM_LABELLED_RATE, score_only_rate=SCORE_ONLY_RATE)
         self.feeder.start()
         self.marks.streaming = self.feeder.seconds()
         self.wait("a third of the calm requests", lambda: self._scored(0, self.feeder.seconds()) > self.scored / 3, 90)
@@ -118,9 +122,8 @@ class Story:
         """Light and tilt change; the detector notices from labels alone."""
         before = self._newest_shard()
         self.wait("a shard to close", lambda: self._newest_shard() > before, 60)
-        time.sleep(SHARD_LEAD_SECONDS)
         self.marks.drift, self.marks.drift_id = self.feeder.seconds(), self._newest_request()
-        self.feeder.show(weather=world.DRIFTED, pools=("calm", "learn"))
+        self.feeder.show(weather=world.DRIFTED, pools=("calm", "learn"), labelled_rate=LABELLED_RATE)
         self.tell(
             "world", f"the world drifts: contrast {world.DRIFTED.contrast}, tilt {world.DRIFTED.tilt_degrees:.0f}°"
         )
@@ -133,13 +136,14 @@ class Story:
         """The operator starts a Job by itself; its candidate goes into the shadow."""
         self.wait("a training by trigger Drift", lambda: self._training("trigger") == "Drift", 90)
         self.tell("training", "a Job retrains, trigger Drift")
+        self.feeder.show(labelled_rate=IDLE_LABELLED_RATE)
         self.wait("a candidate in the shadow", lambda: bool(self._block("canary")), 120)
         self.marks.good_version = self._block("canary")["version"]
 
     def rollout(self) -> None:
         """Shadow, 10 %, 50 %, promoted; the operator is killed with -9 in the shadow and started again."""
-        self.feeder.show(pools=("gate",))
-        self.wait("the candidate to be judged", lambda: self._block("canary").get("stage") == "Judging", 60)
+        self.wait("the candidate to be judged", self._judging, 60)
+        self.feeder.show(pools=("gate",), labelled_rate=LABELLED_RATE, same_frames=True)
         self.tell("decision", f"{self.marks.good_version} answers in the shadow")
         time.sleep(2.0)
         self.cluster.kill_operator()
@@ -164,15 +168,16 @@ class Story:
         """Wrong labels are imported, the offline gate only observes: the live gate has to catch what was learned from them."""
         self.cluster.patch(lambda spec: spec["rollout"].setdefault("offlineGate", {}).update(mode="Observe"))
         before = self._newest_shard()
-        self.feeder.show(pools=("calm", "learn"), labeler=NIGHT_SHIFT, labelled_rate=2 * LABELLED_RATE)
+        self.feeder.show(pools=("calm", "learn"), labeler=NIGHT_SHIFT, same_frames=False)
         self.tell("world", "a night shift imports wrong labels; the offline gate only observes")
-        self.wait("two shards of wrong labels", lambda: self._newest_shard() >= before + 2, 60)
+        self.wait("a shard of wrong labels", lambda: self._newest_shard() >= before + WRONG_SHARDS, 60)
         versions = {record["version"] for record in self._versions()}
         self.cluster.verb("retrain")
         self.wait("the manual training", lambda: self._training("trigger") == "Manual", 60)
-        self.feeder.show(pools=("bad",), labeler=Labeler(), labelled_rate=LABELLED_RATE)
+        self.feeder.show(labeler=Labeler(), labelled_rate=IDLE_LABELLED_RATE)
         self.tell("training", "a Job retrains on them, trigger Manual")
-        self.wait("the bad candidate in the shadow", lambda: bool(self._block("canary")), 90)
+        self.wait("the bad candidate in the shadow", self._judging, 120)
+        self.feeder.show(pools=("bad",), labelled_rate=LABELLED_RATE, same_frames=True)
         self.marks.bad_version = self._block("canary")["version"]
         if self.marks.bad_version in versions:
             raise StoryError(f"{self.marks.bad_version} is no new version")
@@ -187,7 +192,7 @@ class Story:
         from continual_cli.demo.correction import correct_one
 
         stable = self._stable()
-        self.feeder.show(pools=("gate",), key_suffix="/correction")
+        self.feeder.show(pools=("gate",), key_suffix="/correction", same_frames=False)
         self.wait("a mistaken image", lambda: self._mistaken() is not None, 60)
         mistaken = self._mistaken()
         assert mistaken is not None
@@ -197,7 +202,7 @@ class Story:
         )
         self.tell("correction", f"checked again: fixed {str(self.marks.correction.get('fixed')).lower()}")
         self.wait("the corrected version to serve", lambda: self._stable() != stable or self._owners() != [stable], 60)
-        self.feeder.show(pools=("probation",))
+        self.feeder.show(pools=("probation",), same_frames=True)
         self.wait("the end of its probation", self._settled, 90)
         self.tell("decision", f"{self._stable()} passed its probation")
 
@@ -252,6 +257,9 @@ class Story:
 
     def _stable(self) -> str:
         return str(self._block("stable").get("version", ""))
+
+    def _judging(self) -> bool:
+        return self._block("canary").get("stage") == "Judging"
 
     def _settled(self) -> bool:
         return not any(self._block(name) for name in ("canary", "probation", "waiting"))

@@ -66,7 +66,7 @@ def summarize(outcome: Outcome) -> dict[str, Any]:
         "dead": outcome.dead,
         "answered_by_others_than_owner": len(wrong_owners(books, outcome.table)),
         "labels": len(outcome.labelled),
-        "promotions": count(outcome.decisions, "Promote"),
+        "promotions": count([d for d in outcome.decisions if d.get("baseline")], "Promote"),
         "rollbacks": count(outcome.decisions, "Rollback"),
         "versions": list(outcome.versions),
         **{f"accuracy_{name}": rounded(score.accuracy) for name, score in scores.items()},

@@ -35,13 +35,13 @@ class Weather:
     contrast: float = 1.0
     veil: float = 0.0
     tilt_degrees: float = 0.0
-    jitter_pixels: float = 0.7
-    jitter_degrees: float = 4.0
-    jitter_contrast: float = 0.1
+    jitter_pixels: float = 1.5
+    jitter_degrees: float = 8.0
+    jitter_contrast: float = 0.2
 
 
 CALM = Weather()
-DRIFTED = Weather(contrast=0.6, veil=0.2, tilt_degrees=20.0)
+DRIFTED = Weather(contrast=0.6, veil=0.2, tilt_degrees=15.0)
 
 
 @dataclass(frozen=True, slots=True)
