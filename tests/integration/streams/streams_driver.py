@@ -65,6 +65,18 @@ def plain_handler(requests: Sequence[RequestEntry]) -> list[Outcome]:
     return [_outcome(request) for request in requests]
 
 
+def unhurried_handler(requests: Sequence[RequestEntry]) -> list[Outcome]:
+    """15 ms per batch: whoever is killed, stopped or replaced has work in its hands."""
+    time.sleep(0.015)
+    return [_outcome(request) for request in requests]
+
+
+def slow_handler(requests: Sequence[RequestEntry]) -> list[Outcome]:
+    """50 ms per batch: a group is never quite empty."""
+    time.sleep(0.05)
+    return [_outcome(request) for request in requests]
+
+
 def _outcome(request: RequestEntry) -> Outcome:
     if request.data == b"poison":
         os.kill(os.getpid(), signal.SIGKILL)

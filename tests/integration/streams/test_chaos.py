@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from streams_driver import Bench, Chaos, ChaosPlan, fleet, mutate
+from streams_driver import Bench, Chaos, ChaosPlan, fleet, mutate, unhurried_handler
 from streams_mutations import CHAOS, Mutation
 
 LONG_SEEDS = [2, 3, 4, 5, 6, 7]
@@ -17,7 +17,7 @@ LONG_SEEDS = [2, 3, 4, 5, 6, 7]
 
 def run_chaos(server: Any, plan: ChaosPlan, **crew: Any) -> list[str]:
     bench = Bench(server)
-    with fleet(server, **crew) as workers:
+    with fleet(server, handler=unhurried_handler, **crew) as workers:
         chaos = Chaos(bench, workers, plan)
         problems = chaos.run()
         print(f"seed {plan.seed}: {len(bench.accepted)} requests, {dict(chaos.counts)}, problems {problems}")

@@ -35,7 +35,7 @@ from continual_contract.ids import Version
 from continual_workers.streaming.reaper import forget_idle_consumers
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from streams_driver import ANSWERS_TTL, FAST, KEYS, Bench, Chaos, ChaosPlan, Fleet, fleet, mutate, plain_handler
+from streams_driver import ANSWERS_TTL, FAST, KEYS, Bench, Chaos, ChaosPlan, Fleet, fleet, mutate, slow_handler
 from streams_mutations import (
     NO_HSETNX_FENCE,
     NO_XACK_FENCE,
@@ -636,9 +636,3 @@ def test_s16_without_heirs_version_changes_strand_requests(loaded_redis: Any) ->
     )  # fmt: skip
     with fleet(loaded_redis, handler=slow_handler) as crew:
         assert problems_of(Chaos(bench, crew, plan).run(), "stuck", "not drained")
-
-
-def slow_handler(requests: Any) -> Any:
-    """50 ms per batch: a group is never quite empty."""
-    time.sleep(0.05)
-    return plain_handler(requests)
