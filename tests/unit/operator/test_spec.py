@@ -267,22 +267,16 @@ def test_a_spec_written_out_reads_back_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    ("classes", "message"),
-    [
-        (["a", "b"], "spec.model.classes[2]: classes are append-only, their order is the model's output order (got None); "
-                     "put 'c' back and add new classes at the end"),
-        (["b", "a", "c"], "spec.model.classes[0]: classes are append-only, their order is the model's output order (got 'b'); "
-                          "put 'a' back and add new classes at the end"),
-        (["a", "b", "new", "c"], "spec.model.classes[2]: classes are append-only, their order is the model's output order (got 'new'); "
-                                 "put 'c' back and add new classes at the end"),
-    ],
-)  # fmt: skip
-def test_classes_are_append_only(classes: list[str], message: str) -> None:
+    ("classes", "index", "got", "back"),
+    [(["a", "b"], 2, None, "c"), (["b", "a", "c"], 0, "b", "a"), (["a", "b", "new", "c"], 2, "new", "c")],
+)
+def test_classes_are_append_only(classes: list[str], index: int, got: str | None, back: str) -> None:
     """Their order is the output order of every checkpoint: status remembers what was accepted."""
     whole = changed("spec.model.classes", classes) | {"status": {"classes": ["a", "b", "c"]}}
     with pytest.raises(InvalidSpecError) as caught:
         parse_model(whole)
-    assert str(caught.value) == message
+    said = f"classes are append-only, their order is the model's output order (got {got!r})"
+    assert str(caught.value) == f"spec.model.classes[{index}]: {said}; put {back!r} back and add new classes at the end"
 
 
 def test_a_new_class_may_be_appended() -> None:
