@@ -96,10 +96,11 @@ class Lab:
         shutil.copytree(self.root, root)
         return Lab(root, self.images, self.labels)
 
-    def start(self, inputs: TrainingInputs, **env: str) -> subprocess.Popen[bytes]:
+    def start(self, inputs: TrainingInputs | str, **env: str) -> subprocess.Popen[bytes]:
         """The real process, as the Job runs it."""
         environment = {**os.environ, settings.STORE_URL: f"file://{self.root}", "OMP_NUM_THREADS": "1", **env}
-        command = [sys.executable, "-m", "continual_workers.training", "--inputs", inputs.model_dump_json()]
+        text = inputs if isinstance(inputs, str) else inputs.model_dump_json()
+        command = [sys.executable, "-m", "continual_workers.training", "--inputs", text]
         child = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
         self.children.append(child)
         return child

@@ -173,10 +173,12 @@ def test_a_version_is_visible_only_when_whole(school, tmp_path: Path) -> None:
     inputs = small_training(school.lab, school.parent)
     undisturbed = school.lab.copy(tmp_path / "undisturbed")
     total = store_calls(undisturbed, inputs)
-    assert total > 20
-    for call in range(total):
-        assert dies_at(school.lab, inputs, call, Registry), call
+    call = 0
+    while dies_at(school.lab, inputs, call, Registry):
         assert broken_versions(school.lab.registry) == [], call
+        call += 1
+    assert total > 20
+    assert total - 3 <= call <= total  # a resumed run writes fewer resume states
     assert school.lab.train(inputs) == undisturbed.registry.outcome(inputs.job_hash())
 
 

@@ -108,10 +108,11 @@ def train(
         UnavailableError: the store does not answer; run again, it continues after its last epoch.
     """
     job = inputs.job_hash()
+    where = Where(store, registry, StoreLayout(inputs.namespace, inputs.model), data_root)
     standing = registry.outcome(job)
     if standing is not None:
+        store.delete(where.layout.training(job, RESUME))
         return standing
-    where = Where(store, registry, StoreLayout(inputs.namespace, inputs.model), data_root)
     try:
         digest, scores = _run(inputs, where, progress, threads)
     except (TrainingError, UsageError, IntegrityError) as error:
