@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from continual_contract.entries import LabelEntry
-from continual_contract.errors import BacklogFullError, UsageError
+from continual_contract.errors import BacklogFullError, RedisUnavailableError, UsageError
 from continual_contract.keys import ModelKeys
 
 from continual_cli import sources, streams
@@ -112,6 +112,8 @@ class Options:
     label_source: Literal["audit", "truth", "correction"]
     dedupe: str | None
     wait_when_full: bool
+    retry_for: float
+    """Seconds to go on trying while Redis is away; only with `dedupe`, because only a keyed request may be sent again."""
     backlog_limit: int
 
 
@@ -138,6 +140,8 @@ class Producer:
     options: Options
     tally: Tally = field(default_factory=Tally)
     due: deque[tuple[float, LabelEntry]] = field(default_factory=deque)
+    away: float = 0.0
+    """Seconds for which Redis has been away without a break."""
 
     def send(self, item: sources.Item) -> None:
         """Errors: BacklogFullError, unless the options say to wait."""
@@ -148,6 +152,9 @@ class Producer:
                 break
             except BacklogFullError as error:
                 self.wait(error)
+            except RedisUnavailableError as error:
+                self.ride_out(error)
+        self.away = 0.0
         if sent.duplicate:
             self.tally.duplicates += 1
         else:
@@ -174,6 +181,17 @@ class Producer:
         self.label_until(time.monotonic())
         time.sleep(RETRY_SECONDS)
 
+    def ride_out(self, error: RedisUnavailableError) -> None:
+        """Wait for a Redis that is away. What may have been sent is sent again under its key: that is nothing twice."""
+        limit = self.options.retry_for if self.options.dedupe else 0.0
+        if self.away >= limit:
+            raise error
+        if not self.away:
+            note(f"{error.describe()}: trying again for {limit:g} s")
+        self.away += RETRY_SECONDS
+        self.tally.waited += RETRY_SECONDS
+        time.sleep(RETRY_SECONDS)
+
     def remember(self, item: sources.Item, request_id: str) -> None:
         if self.options.labels_after is None or item.class_name is None:
             return
@@ -185,7 +203,13 @@ class Producer:
     def label_until(self, moment: float) -> None:
         """Send the labels that are due."""
         while self.due and self.due[0][0] <= moment:
-            streams.send_label(self.peer.redis, self.peer.keys, self.due.popleft()[1])
+            try:
+                streams.send_label(self.peer.redis, self.peer.keys, self.due[0][1])
+            except RedisUnavailableError as error:
+                self.ride_out(error)
+                continue
+            self.away = 0.0
+            self.due.popleft()
             self.tally.labels += 1
 
     def pause_until(self, moment: float) -> None:

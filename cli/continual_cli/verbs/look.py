@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -10,7 +11,7 @@ import typer
 from continual_contract.errors import NotFoundError
 
 from continual_cli.document import condition, dig
-from continual_cli.output import Format, OutputOption, age, cell, dump, emit, note, print_table
+from continual_cli.output import Format, OutputOption, age, cell, dump, emit, json_line, note, print_table
 from continual_cli.target import ModelArgument, ModelOption, Target, open_state
 from continual_cli.verbs.steer import versions_of
 
@@ -77,16 +78,18 @@ def accuracy(block: dict[str, Any]) -> str | None:
 
 def watch_models(model: str | None, output: Format, interval: float) -> None:
     """Print rows as they change, until interrupted; a dashboard that redraws where there is a terminal."""
-    import sys
-
     if output is Format.table and sys.stdout.isatty():
         watch_live(model, interval)
-    else:
-        for document in changes(model, interval):
-            print(
-                dump(output, document) if output is not Format.table else "  ".join(map(cell, get_row(document))),
-                flush=True,
-            )
+    if output is Format.table:
+        print("  ".join(GET_HEADS).upper(), flush=True)
+    for document in changes(model, interval):
+        print(watched(output, document), flush=True)
+
+
+def watched(output: Format, document: dict[str, Any]) -> str:
+    if output is Format.table:
+        return "  ".join(map(cell, get_row(document)))
+    return json_line(document) if output is Format.json else f"---\n{dump(output, document)}"
 
 
 def watch_live(model: str | None, interval: float) -> None:

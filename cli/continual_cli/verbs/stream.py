@@ -56,6 +56,9 @@ def produce(
             help="Name of this run: under one name no sample is ever enqueued twice, however often you repeat."
         ),
     ] = None,
+    retry_for: Annotated[
+        float, typer.Option(help="With --dedupe: seconds to go on trying while Redis is away.", min=0)
+    ] = 30.0,
     on_full: Annotated[OnFull, typer.Option(help="What to do when the backlog is full.")] = OnFull.wait,
     backlog_limit: Annotated[
         int, typer.Option(help="Unanswered requests above which nothing more is sent.", min=1)
@@ -84,7 +87,7 @@ def produce(
     with producing.Peer.open(model, redis_url, checkpoint) as peer:
         options = producing.Options(
             rate=rate, count=count, seed=seed, labels_after=labels_after, label_source=label_source.value,
-            dedupe=dedupe, wait_when_full=on_full is OnFull.wait, backlog_limit=backlog_limit,
+            dedupe=dedupe, retry_for=retry_for, wait_when_full=on_full is OnFull.wait, backlog_limit=backlog_limit,
         )  # fmt: skip
         producing.produce(peer, peer.items(source, shape, data, seed), options, output)
 
