@@ -66,6 +66,9 @@ local function stream_info(key)
   return pairs_of(redis.call('XINFO', 'STREAM', key))
 end
 
+-- Changes with every start of the server.
+local function run_id() return string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') end
+
 -- name → XINFO GROUPS row, of all groups of the stream.
 local function group_infos(key)
   local out = {}
@@ -111,27 +114,30 @@ end
 
 -- enqueue ---------------------------------------------------------------------------------------------------------------------
 
--- Entries the group has still to be given. A lag that Redis does not know counts as the whole stream; what was lost before the
--- group read it (see count_undelivered_losses) stays in Redis' lag for ever, and is taken out here.
-local function undelivered(info, length, lost)
-  if type(info.lag) ~= 'number' then return length end
-  return math.max(0, info.lag - (lost or 0))
+-- Entries the group has still to be given. Redis' lag is unknown for a group without a read counter, too large after a restart (the
+-- append-only file does not keep the counter: see `anchor`), and keeps for ever what was lost before the group read it.
+local function undelivered(info, stream, lost)
+  if compare(info['last-delivered-id'], stream['last-generated-id']) >= 0 then return 0 end
+  if type(info.lag) ~= 'number' then return stream.length end
+  return math.max(0, math.min(info.lag - (lost or 0), stream.length))
 end
 
 -- Backlog of the owning group that is furthest behind; a shadow group never pushes back. The routing table is decoded only when
 -- some group is over the limit: the usual call costs one XINFO.
 local function backlog(requests, routing, limit)
-  local length, groups, worst = redis.call('XLEN', requests), group_infos(requests), -1
-  for _, info in pairs(groups) do worst = math.max(worst, undelivered(info, length) + info.pending) end
-  if worst < limit and worst >= 0 then return worst end
-  local document = decode_routing(routing)
+  local groups, most = group_infos(requests), -1
+  for _, info in pairs(groups) do
+    most = math.max(most, (type(info.lag) == 'number' and info.lag or limit) + info.pending)
+  end
+  if most < limit and most >= 0 then return most end
+  local document, stream = decode_routing(routing), stream_info(requests)
   local epoch = document and document.epochs[#document.epochs]
-  if not epoch then return length end
-  worst = 0
+  if not epoch or not stream then return redis.call('XLEN', requests) end
+  local worst = 0
   for _, share in ipairs(epoch.shares) do
     local info = groups[share[1]]
     if info and share[2] > 0 then
-      worst = math.max(worst, undelivered(info, length, document.groups[share[1]].lost) + info.pending)
+      worst = math.max(worst, undelivered(info, stream, document.groups[share[1]].lost) + info.pending)
     end
   end
   return worst
@@ -445,7 +451,7 @@ end
 -- → {gen, after of the last epoch, 1 if changed else 0}
 local function route(keys, args)
   local gen, token, uid = tonumber(args[1]), tonumber(args[2]), args[3]
-  local document = decode_routing(keys[2]) or { gen = 0, uid = uid, token = token, epochs = {}, groups = {} }
+  local document = decode_routing(keys[2]) or { gen = 0, uid = uid, token = token, run = run_id(), epochs = {}, groups = {} }
   local want = cjson.decode(args[5])
   local refused = check_caller(document, gen, token, uid) or check_wanted(want)
   if refused then return refused end
@@ -507,12 +513,12 @@ end
 local function survey(keys)
   local document, out = decode_routing(keys[2]), {}
   if not document then return out end
-  local infos, length = group_infos(keys[1]), redis.call('XLEN', keys[1])
+  local infos, stream = group_infos(keys[1]), stream_info(keys[1])
   for name, group in pairs(document.groups) do
     local info = infos[name]
     if info then
       local through = passed(keys[1], name, info)
-      out[#out + 1] = { name, group.version, group.serve, group['until'] or '', undelivered(info, length, group.lost),
+      out[#out + 1] = { name, group.version, group.serve, group['until'] or '', undelivered(info, stream, group.lost),
         info.pending, through, oldest_waiting(keys[1], through) }
     end
   end
@@ -552,18 +558,40 @@ local function destroy_drained(state)
   end
 end
 
+-- The append-only file keeps a group's position but not its read counter (Redis 7.0 writes XREADGROUP as XCLAIM … LASTID): after a
+-- restart the counters are too small. Until a group has caught up once its counter says nothing.
+local function notice_restart(state)
+  local run = run_id()
+  if state.document.run == run then return end
+  state.document.run = run
+  for _, group in pairs(state.document.groups) do group.blind = true end
+end
+
 -- Entries added, no longer there, and never read by the group: counted once, by how much the level has grown.
-local function count_undelivered_losses(state)
-  local info = stream_info(state.requests)
+local function count_undelivered_losses(state, stream)
   for name, group in pairs(state.document.groups) do
     local read = state.infos[name]['entries-read']
-    if info and type(read) == 'number' then
-      local level = info['entries-added'] - info.length - read
+    if type(read) == 'number' and not group.blind then
+      local level = stream['entries-added'] - stream.length - read
       local known = group.lost or 0
       if level > known then
         redis.call('HINCRBY', state.alarms, 'lost_undelivered', level - known)
         group.lost = level
       end
+    end
+  end
+end
+
+-- A group that was given everything has read as many entries as were added: tell Redis, so that its lag is right from here on.
+local function anchor(state, stream)
+  local last, added = stream['last-generated-id'], stream['entries-added']
+  for name, group in pairs(state.document.groups) do
+    local info = state.infos[name]
+    if info['last-delivered-id'] == last then
+      if info['entries-read'] ~= added then
+        redis.call('XGROUP', 'SETID', state.requests, name, last, 'ENTRIESREAD', added)
+      end
+      group.blind, group.lost = nil, nil
     end
   end
 end
@@ -661,7 +689,12 @@ local function reap(keys, args)
   }
   repair(state)
   destroy_drained(state)
-  count_undelivered_losses(state)
+  local stream = stream_info(state.requests)
+  if stream then
+    notice_restart(state)
+    count_undelivered_losses(state, stream)
+    anchor(state, stream)
+  end
   audit(state)
   drop_epochs(state)
   local trimmed = trim(state, tonumber(args[2]), tonumber(args[3]))

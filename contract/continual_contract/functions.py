@@ -357,6 +357,8 @@ _REMEDIES: dict[str, tuple[type[ContinualError], str, str]] = {
 def error_from_reply(text: str) -> ContinualError:
     """The exception for an error reply; unknown ones are RedisUnavailableError when the library is missing, else ContinualError."""
     code, _, rest = text.partition(" ")
+    if "used memory > 'maxmemory'" in text:  # redis-py takes the code OOM out of the text
+        code, rest = "OOM", text
     if code in _REMEDIES:
         kind, field, remedy = _REMEDIES[code]
         return kind(rest or code, field=field, remedy=remedy)

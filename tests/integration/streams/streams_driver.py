@@ -15,6 +15,7 @@ import random
 import signal
 import threading
 import time
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -222,6 +223,7 @@ class Bench:
         """(dead version, heir, last prediction id when the heir took over)."""
         self.gen = 0
         self.readded = 0
+        self._afters: list[tuple[tuple[int, int], str]] = []
 
     def run(self, call: FunctionCall) -> Any:
         return self.client.execute_command(*call.command())
@@ -291,9 +293,14 @@ class Bench:
 
     # The ledger ---------------------------------------------------------------------------------------------------------------
 
+    def epoch_of(self, entry_id: str) -> Epoch:
+        """The epoch whose `after` is the largest below the id, over all epochs there ever were."""
+        if len(self._afters) != len(self.epochs):
+            self._afters = sorted((id_key(after), after) for after in self.epochs)
+        return self.epochs[self._afters[bisect_left(self._afters, (id_key(entry_id), "")) - 1][1]]
+
     def owner_of(self, entry_id: str, key: bytes) -> str:
-        after = max((a for a in self.epochs if id_key(a) < id_key(entry_id)), key=id_key)
-        return str(self.epochs[after].owner(entry_id, key))
+        return str(self.epoch_of(entry_id).owner(entry_id, key))
 
     def check(self) -> list[str]:
         """Every way in which the run broke its promise; empty when accepted = predictions + dead letters + pending, and more."""
@@ -371,11 +378,10 @@ class Ledger:
         """Observed share of every group in every epoch, within four standard deviations."""
         seen: dict[tuple[str, str], int] = Counter()
         total: dict[str, int] = Counter()
-        afters = sorted(self.bench.epochs, key=id_key)
         for _, p in rows:
-            after = max((a for a in afters if id_key(a) < id_key(p.request_id)), key=id_key)
-            total[after] += 1
-            seen[after, self.bench.owner_of(p.request_id, self.bench.accepted.get(p.request_id, b""))] += 1
+            epoch = self.bench.epoch_of(p.request_id)
+            total[epoch.after] += 1
+            seen[epoch.after, str(epoch.owner(p.request_id, self.bench.accepted.get(p.request_id, b"")))] += 1
         for after, n in total.items():
             for group, width in self.bench.epochs[after].shares:
                 p = width / 10_000
@@ -397,8 +403,7 @@ class Ledger:
 
     def _is_shadow(self, name: str) -> bool:
         entry_id, _, version = name.partition("/")
-        after = max((a for a in self.bench.epochs if id_key(a) < id_key(entry_id)), key=id_key)
-        epoch = self.bench.epochs[after]
+        epoch = self.bench.epoch_of(entry_id)
         shadows = {str(self.bench.groups[group].version) for group in epoch.shadow}
         owner = self.bench.groups[epoch.owner(entry_id, self.bench.accepted[entry_id])].version
         return version in shadows and version != owner

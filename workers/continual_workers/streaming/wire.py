@@ -14,9 +14,15 @@ from typing import Any, Self
 import redis
 from continual_contract.functions import Argument, FunctionCall, error_from_reply
 
-TRANSIENT = (
-    "LOADING", "MISCONF", "READONLY", "BUSY", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS", "OOM", "UNBLOCKED",
-)  # fmt: skip
+TRANSIENT_CODES = ("MISCONF", "BUSY", "NOREPLICAS", "UNBLOCKED")
+TRANSIENT_KINDS = (
+    redis.exceptions.OutOfMemoryError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.ClusterDownError,
+    redis.exceptions.MasterDownError,
+    redis.exceptions.TryAgainError,
+)
+"""redis-py takes these codes out of the text and makes a class of each."""
 Command = Sequence[Argument] | FunctionCall
 
 
@@ -59,7 +65,7 @@ class Wire:
 def is_transient(error: redis.ResponseError) -> bool:
     """Whether the same command may succeed later: Redis loads, is full, fails over, or has lost its functions for a moment."""
     text = str(error)
-    return isinstance(error, redis.ConnectionError) or text.startswith(TRANSIENT) or "Function not found" in text
+    return isinstance(error, TRANSIENT_KINDS) or text.startswith(TRANSIENT_CODES) or "Function not found" in text
 
 
 def has_code(reply: object, code: str) -> bool:
