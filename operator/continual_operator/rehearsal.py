@@ -11,6 +11,7 @@ import asyncio
 import copy
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -31,7 +32,7 @@ from continual_contract.config import EvaluatorConfig
 from continual_contract.errors import ConflictError, IntegrityError, NotFoundError
 from continual_contract.keys import ModelKeys
 from continual_contract.report import DriftState, PairEvidence, Report, ShardRef, VersionScores
-from continual_contract.routing import Routing, parse_routing
+from continual_contract.routing import BASIS_POINTS, Routing, parse_routing
 
 from continual_operator import labels
 from continual_operator.cluster import Manifest, ModelRef
@@ -45,11 +46,52 @@ REF = ModelRef("default", "digits")
 CLASSES = ("a", "b", "c", "d")
 
 
+Hook = Callable[[str, str], None]
+"""Told (`before` | `after`, call) around every mutating call; what it raises ends the operator there."""
+
+
+class Crash(BaseException):
+    """The operator dies here: nothing may catch it."""
+
+
+class Hooks:
+    """Where tests look in, or pull the plug, around every mutating call."""
+
+    def __init__(self) -> None:
+        self.hook: Hook | None = None
+        self.calls: list[str] = []
+
+    @contextmanager
+    def around(self, call: str) -> Iterator[None]:
+        if self.hook:
+            self.hook("before", call)
+        self.calls.append(call)
+        yield
+        if self.hook:
+            self.hook("after", call)
+
+
+class HookedRedis:
+    """The operator's client; function calls pass the hooks."""
+
+    def __init__(self, client: redis.asyncio.Redis, hooks: Hooks) -> None:
+        self._client, self._hooks = client, hooks
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    async def execute_command(self, *command: Any) -> Any:
+        if command[0] != "FCALL":
+            return await self._client.execute_command(*command)  # type: ignore[no-untyped-call]  # unannotated in redis-py
+        with self._hooks.around(str(command[1])):
+            return await self._client.execute_command(*command)  # type: ignore[no-untyped-call]  # unannotated in redis-py
+
+
 class MemoryStore:
     """An ObjectStore in a dict."""
 
-    def __init__(self, now: Callable[[], datetime]) -> None:
-        self._now, self.objects = now, dict[str, tuple[bytes, datetime]]()
+    def __init__(self, now: Callable[[], datetime], hooks: Hooks) -> None:
+        self._now, self._hooks, self.objects = now, hooks, dict[str, tuple[bytes, datetime]]()
 
     def get(self, key: str, limit: int | None = None) -> bytes:
         if key not in self.objects:
@@ -60,7 +102,8 @@ class MemoryStore:
         return data
 
     def put(self, key: str, data: bytes) -> None:
-        self.objects[key] = (data, self._now())
+        with self._hooks.around(f"put {key.rpartition('/')[0].rpartition('/')[2]}"):
+            self.objects[key] = (data, self._now())
 
     def exists(self, key: str) -> bool:
         return key in self.objects
@@ -79,12 +122,13 @@ class MemoryStore:
 
 @dataclass(slots=True)
 class MemoryCluster:
-    """Models, Deployments, Jobs and events in dicts. `calls` lists every mutating call in order."""
+    """Models, Deployments, Jobs and events in dicts."""
+
+    hooks: Hooks
 
     models: dict[ModelRef, Manifest] = field(default_factory=dict)
     objects: dict[tuple[str, str], Manifest] = field(default_factory=dict)
     events: list[tuple[str, str, str]] = field(default_factory=list)
-    calls: list[str] = field(default_factory=list)
     changed: asyncio.Queue[ModelRef] = field(default_factory=asyncio.Queue)
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
@@ -100,33 +144,32 @@ class MemoryCluster:
 
     async def apply(self, manifest: Manifest) -> None:
         key = (manifest["kind"], manifest["metadata"]["name"])
-        self.calls.append(f"apply {key[0]}/{key[1]}")
-        new = copy.deepcopy(manifest)
-        old = self.objects.get(key)
-        new["metadata"]["uid"] = old["metadata"]["uid"] if old else f"uid-{next(self.numbers)}"
-        new["status"] = old.get("status", {}) if old else {}
-        self.objects[key] = new
+        with self.hooks.around(f"apply {key[0]}/{key[1]}"):
+            new, old = copy.deepcopy(manifest), self.objects.get(key)
+            new["metadata"]["uid"] = old["metadata"]["uid"] if old else f"uid-{next(self.numbers)}"
+            new["status"] = old.get("status", {}) if old else {}
+            self.objects[key] = new
 
     async def create(self, manifest: Manifest) -> None:
         key = (manifest["kind"], manifest["metadata"]["name"])
-        self.calls.append(f"create {key[0]}/{key[1]}")
-        if key not in self.objects:
-            self.objects[key] = copy.deepcopy(manifest)
-            self.objects[key]["metadata"]["uid"] = f"uid-{next(self.numbers)}"
+        with self.hooks.around(f"create {key[0]}/{key[1]}"):
+            if key not in self.objects:
+                self.objects[key] = copy.deepcopy(manifest)
+                self.objects[key]["metadata"]["uid"] = f"uid-{next(self.numbers)}"
 
     async def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
-        self.calls.append(f"delete {kind}/{name}")
-        found = self.objects.get((kind, name))
-        if found and found["metadata"]["uid"] == uid and found["metadata"]["namespace"] == namespace:
-            del self.objects[kind, name]
+        with self.hooks.around(f"delete {kind}/{name}"):
+            found = self.objects.get((kind, name))
+            if found and found["metadata"]["uid"] == uid and found["metadata"]["namespace"] == namespace:
+                del self.objects[kind, name]
 
     async def write_status(self, ref: ModelRef, status: Manifest, resource_version: str) -> None:
-        self.calls.append("write_status")
-        model = self.models[ref]
-        if model["metadata"]["resourceVersion"] != resource_version:
-            raise ConflictError("the model changed", field="resourceVersion", value=resource_version)
-        model["status"] = copy.deepcopy(status)
-        self.touch(ref)
+        with self.hooks.around("write_status"):
+            model = self.models[ref]
+            if model["metadata"]["resourceVersion"] != resource_version:
+                raise ConflictError("the model changed", field="resourceVersion", value=resource_version)
+            model["status"] = copy.deepcopy(status)
+            self.touch(ref)
 
     async def annotate(self, ref: ModelRef, annotations: dict[str, str | None]) -> None:
         marks = self.models[ref]["metadata"].setdefault("annotations", {})
@@ -198,15 +241,18 @@ class Rehearsal:
     def __init__(self, redis_url: str, model: Manifest | None = None, token: int = 1) -> None:
         self.time = START
         self.loop = asyncio.new_event_loop()
-        self.cluster = MemoryCluster()
-        self.store = MemoryStore(lambda: self.time)
+        self.hooks = Hooks()
+        self.cluster = MemoryCluster(self.hooks)
+        self.store = MemoryStore(lambda: self.time, self.hooks)
         self.redis = redis.Redis.from_url(redis_url, protocol=2)
         self._client = connect_async(redis_url)
-        self.deps = Deps(self.cluster, self._client, self.store, rehearsal_settings(token), now=lambda: self.time)
+        self.deps = self._new_deps(token)
         self.keys = ModelKeys(REF.namespace, REF.name)
         self.registry = self.deps.registry(REF)
         self.cluster.models[REF] = model or minimal_model()
         self._sequence = itertools.count(1)
+        self.after_crash: Callable[[Rehearsal], None] = lambda _: None
+        """What the world does while the operator is away."""
 
     def close(self) -> None:
         self.loop.run_until_complete(self._client.aclose())
@@ -218,8 +264,11 @@ class Rehearsal:
 
     def restart(self, token: int | None = None) -> None:
         """A new operator process: everything it only remembered is gone."""
-        settings = rehearsal_settings(token if token is not None else self.deps.settings.token)
-        self.deps = Deps(self.cluster, self._client, self.store, settings, now=lambda: self.time)
+        self.deps = self._new_deps(token if token is not None else self.deps.settings.token)
+
+    def _new_deps(self, token: int) -> Deps:
+        client: Any = HookedRedis(self._client, self.hooks)
+        return Deps(self.cluster, client, self.store, rehearsal_settings(token), now=lambda: self.time)
 
     # -- looking -------------------------------------------------------------------------------------------------------------
 
@@ -254,10 +303,15 @@ class Rehearsal:
         """Passes with all pods Ready, until nothing is decided and nothing is left to be done."""
         for _ in range(passes):
             self.make_ready()
-            again = self.look()
+            try:
+                again = self.look()
+            except Crash:
+                self.restart()
+                self.after_crash(self)
+                continue
             if again is None or again >= self.deps.settings.busy_interval:
                 return
-        raise AssertionError(f"the operator does not come to rest: {self.cluster.calls[-20:]}")
+        raise AssertionError(f"the operator does not come to rest: {self.hooks.calls[-20:]}")
 
     def pass_time(self, seconds: float) -> None:
         self.time += timedelta(seconds=seconds)
@@ -397,3 +451,37 @@ class Rehearsal:
 
 def shard(sequence: int, samples: int = 100, kind: Any = "train") -> ShardRef:
     return ShardRef(digest=f"sha256:{sequence:064x}", sequence=sequence, samples=samples, kind=kind)
+
+
+def broken_promises(play: Rehearsal) -> list[str]:
+    """What must hold after every single call, whatever happened before; empty when it does."""
+    routing, status = play.routing, play.status
+    deployments, broken = play.cluster.deployments(), list[str]()
+    if routing is not None and routing.epochs:
+        epoch = routing.epochs[-1]
+        if sum(width for _, width in epoch.shares) != BASIS_POINTS:
+            broken.append(f"shares sum to {sum(width for _, width in epoch.shares)}")
+        served = {group.serve for group in routing.groups.values()}
+        broken += [f"{version} is served and has no pods" for version in sorted(served - set(deployments))]
+        broken += [
+            f"{name} is served by {group.serve}, which is not live"
+            for name, group in routing.groups.items()
+            if name in dict(epoch.shares) and group.serve != group.version
+        ]
+    stable = status.stable
+    if stable is not None and stable.version in play.shares:
+        pods = deployments.get(stable.version, {}).get("spec", {}).get("replicas", 0)
+        if pods < stable.replicas:
+            broken.append(f"stable {stable.version} has {pods} of {stable.replicas} pods")
+    by_hand = {c.version for c in (status.canary, status.next) if c is not None and c.forced}
+    convicted = {r.version for r in status.versions if r.digest in status.quarantine} - by_hand
+    broken += [
+        f"{version} is in quarantine and live"
+        for version in sorted(convicted & {c.version for c in (status.canary, status.next) if c})
+    ]
+    if len([job for job in play.cluster.jobs() if (job.get("status") or {}).get("active")]) > 1:
+        broken.append("two Jobs at once")
+    numbers = [record.version for record in status.versions]
+    if len(set(numbers)) != len(numbers):
+        broken.append(f"a version number was given twice: {numbers}")
+    return broken

@@ -29,6 +29,9 @@ from continual_operator.rollout import first_version
 from continual_operator.status import MAX_ATTEMPTED, Retrained, Training, VersionRecord, Waiting
 
 DAY = timedelta(hours=24)
+EPOCHS, MIN_EPOCHS = 20, 3
+VISITS = 40_000
+"""Samples times epochs of one training."""
 Mode = Literal["bootstrap", "retrain", "correction"]
 
 
@@ -382,10 +385,15 @@ def _start(draft: Draft, facts: RetrainingFacts, verdict: Verdict) -> Draft:
     if verdict.trigger != reasons.MANUAL and f"{key}:ok" in draft.status.retrained.attempted:
         return _handled_schedules(draft)
     inputs = _inputs(draft, mode, verdict.trigger, _attempts(draft, key))
-    inputs = inputs.model_copy(update={"parent": stable.digest, "data": digest})
+    inputs = inputs.model_copy(update={"parent": stable.digest, "data": digest, "epochs": epochs_for(facts.samples)})
     draft = _noted(draft, verdict.trigger, data).storing(data)
     draft = draft.to(retrained=_with_start(draft))
     return _launched(draft, inputs, verdict, facts)
+
+
+def epochs_for(samples: int) -> int:
+    """Twenty epochs for an experience of the usual size; fewer over much data, so that a Job's time stays bounded."""
+    return max(MIN_EPOCHS, min(EPOCHS, VISITS // max(samples, 1)))
 
 
 def _with_start(draft: Draft) -> Retrained:

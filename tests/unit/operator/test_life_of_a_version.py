@@ -67,8 +67,8 @@ def test_a_promoted_version_that_turns_bad_goes_back_to_the_warm_one(stage: Stag
     play.serve_first()
     play.reach_probation()
     play.report(pairs=60, worse=5.0)
-    calls = len(play.cluster.calls)
+    calls = len(play.hooks.calls)
     play.settle()
     assert play.shares == {"v1": 10_000}
-    assert not [call for call in play.cluster.calls[calls:] if call.startswith("apply Deployment/digits-v1")]
+    assert not [call for call in play.hooks.calls[calls:] if call.startswith("apply Deployment/digits-v1")]
     assert set(play.cluster.deployments()) == {"v1"}
