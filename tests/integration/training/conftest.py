@@ -109,7 +109,9 @@ class Lab:
         for child in self.children:
             if child.poll() is None:
                 child.send_signal(signal.SIGKILL)
-            child.communicate()
+            child.wait()
+            if child.stderr is not None:
+                child.stderr.close()
 
 
 @pytest.fixture(scope="session")

@@ -33,7 +33,7 @@ from continual_contract.artifacts import (
     InputShape,
     TrainingInputs,
 )
-from continual_contract.errors import IntegrityError, MissingDatasetError, NotFoundError, UsageError
+from continual_contract.errors import IntegrityError, MissingDatasetError, NotFoundError, UnknownClassError, UsageError
 from continual_contract.ids import sha256_digest
 
 from continual_workers.training import models
@@ -353,13 +353,13 @@ def correct_local(run: Path, image: Images, label: str, progress: Progress, thre
     """Teach the saved model one image uint8 [H, W, C] at once, hold the rest in place, and check the image again.
 
     The run folder then holds the corrected model; what it replaced lies under `versions/`.
-    Raises UsageError for an unknown class.
+    Raises UnknownClassError for a class the model does not have.
     """
     set_up_torch(threads)
     manifest, onnx = load_run(run)
     if label not in manifest.classes:
         remedy = f"use one of {', '.join(manifest.classes)}"
-        raise UsageError("the model has no such class", field="label", value=label, remedy=remedy)
+        raise UnknownClassError("the model has no such class", field="label", value=label, remedy=remedy)
     inputs, prepared = _correction_of(run, manifest, onnx, image, label)
     task = prepared.task
     assert task.parent is not None
