@@ -22,12 +22,14 @@ from continual_cli.demo.ledger import Books, score_only
 from continual_cli.demo.tracker import Tracker
 
 POLL_SECONDS = 0.25
+PATIENCE_SECONDS = 240.0
+"""For one step of the story on a busy machine; on an idle one none takes a tenth of it."""
 EXAMPLE = Path(__file__).parents[3] / "examples" / "digits-fast.yaml"
 CALM_LABELLED_RATE = 15.0
 """Labels cost: in the calm enough for the detector's baseline, and hardly more to retrain on."""
 IDLE_LABELLED_RATE = 5.0
 """While a Job runs, so that little piles up for the next one."""
-LABELLED_RATE = 60.0
+LABELLED_RATE = 45.0
 SCORE_ONLY_RATE = 70.0
 SCORED = 2000
 """Score-only requests behind every accuracy figure."""
@@ -102,9 +104,9 @@ class Story:
         manifest = yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))
         self.cluster.prepare(adapt(manifest), world.bootstrap_npz(self.digits, self.cast, self.seed))
         self.cluster.start()
-        self.wait("endpoints of the local cluster", self._endpoints_there, 30)
+        self.wait("endpoints of the local cluster", self._endpoints_there)
         self.tracker.start()
-        self.wait("v1 to be stable and ready", lambda: self._stable() == "v1" and self._owners() == ["v1"], 120)
+        self.wait("v1 to be stable and ready", lambda: self._stable() == "v1" and self._owners() == ["v1"])
         self.tell("decision", "v1 is trained, gated and serves")
 
     def calm(self) -> None:
@@ -112,37 +114,37 @@ class Story:
         self.feeder.scene = Scene(labelled_rate=CALM_LABELLED_RATE, score_only_rate=SCORE_ONLY_RATE)
         self.feeder.start()
         self.marks.streaming = self.feeder.seconds()
-        self.wait("a third of the calm requests", lambda: self._scored(0, self.feeder.seconds()) > self.scored / 3, 90)
+        self.wait("a third of the calm requests", lambda: self._scored(0, self.feeder.seconds()) > self.scored / 3)
         self.cluster.kill_worker("v1")
         self.tell("fault", "a worker is killed with -9")
-        self.wait("the calm accuracy window", lambda: self._scored(0, self.feeder.seconds()) >= self.scored, 120)
-        self.wait("the drift detector to be armed", lambda: self._drift("armed"), 60)
+        self.wait("the calm accuracy window", lambda: self._scored(0, self.feeder.seconds()) >= self.scored)
+        self.wait("the drift detector to be armed", lambda: self._drift("armed"))
 
     def drift(self) -> None:
         """Light and tilt change; the detector notices from labels alone."""
         before = self._newest_shard()
-        self.wait("a shard to close", lambda: self._newest_shard() > before, 60)
+        self.wait("a shard to close", lambda: self._newest_shard() > before)
         self.marks.drift, self.marks.drift_id = self.feeder.seconds(), self._newest_request()
         self.feeder.show(weather=world.DRIFTED, pools=("calm", "learn"), labelled_rate=LABELLED_RATE)
         self.tell(
             "world", f"the world drifts: contrast {world.DRIFTED.contrast}, tilt {world.DRIFTED.tilt_degrees:.0f}°"
         )
-        self.wait("the drift alarm", lambda: self._drift("alarms"), 60)
+        self.wait("the drift alarm", lambda: self._drift("alarms"))
         drift = self.report().drift
         self.marks.alarm_id = (drift.last_alarm_request if drift else None) or self._newest_request()
         self.tell("decision", "drift detected")
 
     def retrain(self) -> None:
         """The operator starts a Job by itself; its candidate goes into the shadow."""
-        self.wait("a training by trigger Drift", lambda: self._training("trigger") == "Drift", 90)
+        self.wait("a training by trigger Drift", lambda: self._training("trigger") == "Drift")
         self.tell("training", "a Job retrains, trigger Drift")
         self.feeder.show(labelled_rate=IDLE_LABELLED_RATE)
-        self.wait("a candidate in the shadow", lambda: bool(self._block("canary")), 120)
+        self.wait("a candidate in the shadow", lambda: bool(self._block("canary")))
         self.marks.good_version = self._block("canary")["version"]
 
     def rollout(self) -> None:
         """Shadow, 10 %, 50 %, promoted; the operator is killed with -9 in the shadow and started again."""
-        self.wait("the candidate to be judged", self._judging, 60)
+        self.wait("the candidate to be judged", self._judging)
         self.feeder.show(pools=("gate",), labelled_rate=LABELLED_RATE, same_frames=True)
         self.tell("decision", f"{self.marks.good_version} answers in the shadow")
         time.sleep(2.0)
@@ -151,17 +153,17 @@ class Story:
         time.sleep(3.0)
         self.cluster.start()
         for weight in (10, 50):
-            self.wait(f"{weight} % for the canary", lambda w=weight: self._weight(self.marks.good_version) >= w, 90)  # type: ignore[misc]  # the default binds the loop's value
+            self.wait(f"{weight} % for the canary", lambda w=weight: self._weight(self.marks.good_version) >= w)  # type: ignore[misc]  # the default binds the loop's value
             self.marks.canary = self.marks.canary or self.feeder.seconds()
             self.tell("decision", f"{self.marks.good_version} owns {weight} %")
-        self.wait("the promotion", lambda: self._weight(self.marks.good_version) >= 100, 90)
+        self.wait("the promotion", lambda: self._weight(self.marks.good_version) >= 100)
         self.marks.promoted = self.feeder.seconds()
         self.tell("decision", f"{self.marks.good_version} is promoted")
 
     def probation(self) -> None:
         """The old version stays warm and shadow-scores until the new one has proved itself."""
         self.feeder.show(pools=("probation",))
-        self.wait("the end of probation", lambda: self._owners() == [self.marks.good_version] and self._settled(), 90)
+        self.wait("the end of probation", lambda: self._owners() == [self.marks.good_version] and self._settled())
         self.tell("decision", f"{self.marks.good_version} passed its probation")
 
     def bad_candidate(self) -> None:
@@ -170,19 +172,19 @@ class Story:
         before = self._newest_shard()
         self.feeder.show(pools=("calm", "learn"), labeler=NIGHT_SHIFT, same_frames=False)
         self.tell("world", "a night shift imports wrong labels; the offline gate only observes")
-        self.wait("a shard of wrong labels", lambda: self._newest_shard() >= before + WRONG_SHARDS, 60)
+        self.wait("a shard of wrong labels", lambda: self._newest_shard() >= before + WRONG_SHARDS)
         versions = {record["version"] for record in self._versions()}
         self.cluster.verb("retrain")
-        self.wait("the manual training", lambda: self._training("trigger") == "Manual", 60)
+        self.wait("the manual training", lambda: self._training("trigger") == "Manual")
         self.feeder.show(labeler=Labeler(), labelled_rate=IDLE_LABELLED_RATE)
         self.tell("training", "a Job retrains on them, trigger Manual")
-        self.wait("the bad candidate in the shadow", self._judging, 120)
+        self.wait("the bad candidate in the shadow", self._judging)
         self.feeder.show(pools=("bad",), labelled_rate=LABELLED_RATE, same_frames=True)
         self.marks.bad_version = self._block("canary")["version"]
         if self.marks.bad_version in versions:
             raise StoryError(f"{self.marks.bad_version} is no new version")
         self.tell("decision", f"{self.marks.bad_version} answers in the shadow")
-        self.wait("the rollback", lambda: self._phase_of(self.marks.bad_version) == "RolledBack", 120)
+        self.wait("the rollback", lambda: self._phase_of(self.marks.bad_version) == "RolledBack")
         self.tell("decision", f"{self.marks.bad_version} is rolled back")
         self.marks.recovered_until = self.feeder.seconds()
         self.cluster.patch(lambda spec: spec["rollout"]["offlineGate"].update(mode="Enforce"))
@@ -193,7 +195,7 @@ class Story:
 
         stable = self._stable()
         self.feeder.show(pools=("gate",), key_suffix="/correction", same_frames=False)
-        self.wait("a mistaken image", lambda: self._mistaken() is not None, 60)
+        self.wait("a mistaken image", lambda: self._mistaken() is not None)
         mistaken = self._mistaken()
         assert mistaken is not None
         self.tell("correction", f"one image is corrected: {mistaken.class_name} was wrong")
@@ -201,15 +203,15 @@ class Story:
             self.cluster, self.feeder.pixels[mistaken.request_id], self._truth(mistaken.request_id)
         )
         self.tell("correction", f"checked again: fixed {str(self.marks.correction.get('fixed')).lower()}")
-        self.wait("the corrected version to serve", lambda: self._stable() != stable or self._owners() != [stable], 60)
+        self.wait("the corrected version to serve", lambda: self._stable() != stable or self._owners() != [stable])
         self.feeder.show(pools=("probation",), same_frames=True)
-        self.wait("the end of its probation", self._settled, 90)
+        self.wait("the end of its probation", self._settled)
         self.tell("decision", f"{self._stable()} passed its probation")
 
     def close(self) -> None:
         """Stop sending and wait until every accepted request is answered."""
         self.feeder.finish()
-        self.wait("every request to be answered", lambda: not self.books.unanswered(), 60)
+        self.wait("every request to be answered", lambda: not self.books.unanswered())
         time.sleep(1.0)
 
     # -- helpers
@@ -219,7 +221,7 @@ class Story:
         self.phase = phase
         yield
 
-    def wait(self, what: str, reached: Callable[[], object], seconds: float) -> None:
+    def wait(self, what: str, reached: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
         """Poll until it is so.
 
         Raises:

@@ -89,7 +89,7 @@ def checks(summary: Mapping[str, Any], outcome: Outcome) -> list[Check]:
     least = min(score.requests for score in windows(outcome).values())
     share = Share(summary["canary_requests"], 0, 0, summary["canary_share_deviations"] or math.nan)
     lines = [
-        ("the story ended", outcome.failure.partition("\n")[0] or "yes", "yes", not outcome.failure),
+        ("the story ended", outcome.failure.partition(";")[0].partition("\n")[0] or "yes", "yes", not outcome.failure),
         ("requests lost", str(summary["lost"]), "0", summary["lost"] == 0),
         ("duplicate predictions", str(summary["duplicates"]), "0", summary["duplicates"] == 0),
         ("answered by another than the owner", str(summary["answered_by_others_than_owner"]), "0",
