@@ -6,10 +6,13 @@ import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import redis
-from continual_contract.artifacts import InputShape
+from continual_clients.objectstore import FileStore
+from continual_clients.shards import read_shard
+from continual_contract.artifacts import InputShape, StoreLayout
 from continual_contract.config import DriftWatch, EvaluatorConfig, PairUnderJudgement, ServedVersion
 from continual_contract.entries import Answer, encode_answer
 from continual_contract.functions import Committed, commit_call, enqueue_call, parse_enqueue, route_call
@@ -158,3 +161,20 @@ def comparable(report: Report) -> dict[str, Any]:
     for name in ("seq", "time_ms", "lag_seconds", "backlog", "config_sequence"):
         document.pop(name)
     return document
+
+
+def forget_everything(world: World) -> None:
+    """Remove the evaluator's memory and what it wrote; the streams are as they were before it read them."""
+    names = list(world.client.scan_iter(world.keys.evaluator + ":*"))
+    world.client.delete(world.keys.report, world.keys.dead, *names)
+    world.label_again()
+
+
+def samples_of(world: World, store: Path, report: dict[str, Any]) -> list[str]:
+    """Request ids of all samples in the listed shards."""
+    files, layout = FileStore(store), StoreLayout(world.keys.namespace, world.keys.model)
+    ids: list[str] = []
+    for ref in report["shards"]:
+        shard = read_shard(files, layout, ref["digest"], "holdout" if ref["kind"] == "holdout" else "shards")
+        ids += map(str, shard.request_id)
+    return ids

@@ -14,11 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from continual_clients.objectstore import FileStore
-from continual_clients.shards import read_shard
 from continual_contract import settings
-from continual_contract.artifacts import StoreLayout
-from evaluator_driver import World, comparable
+from evaluator_driver import World, comparable, forget_everything, samples_of
 
 ROOT = Path(__file__).parents[3]
 WINDOW = 3.0
@@ -120,20 +117,3 @@ def stand_still(world: World) -> None:
         if now != last:
             last, since = now, time.monotonic()
         time.sleep(0.1)
-
-
-def forget_everything(world: World) -> None:
-    """Remove the evaluator's memory and what it wrote; the streams are as they were before it read them."""
-    names = list(world.client.scan_iter(world.keys.evaluator + ":*"))
-    world.client.delete(world.keys.report, world.keys.dead, *names)
-    world.label_again()
-
-
-def samples_of(world: World, store: Path, report: dict[str, Any]) -> list[str]:
-    """Request ids of all samples in the listed shards."""
-    files, layout = FileStore(store), StoreLayout(world.keys.namespace, world.keys.model)
-    ids: list[str] = []
-    for ref in report["shards"]:
-        shard = read_shard(files, layout, ref["digest"], "holdout" if ref["kind"] == "holdout" else "shards")
-        ids += map(str, shard.request_id)
-    return ids
