@@ -1,0 +1,76 @@
+"""What a worker owes an entry: own, shadow, pass or leave alone; a table of situations and properties over all of them."""
+
+from __future__ import annotations
+
+import pytest
+from continual_contract.entries import RequestEntry
+from continual_contract.ids import EntryId, GroupName, RequestId, Version, id_key
+from continual_contract.routing import Epoch, Group, Routing
+from continual_workers.streaming.duty import CANARY, HEIR, PASS, SHADOW, STABLE, UNKNOWN, duty_of, served_groups
+from hypothesis import given
+from hypothesis import strategies as st
+
+V1, V2 = GroupName("v1@1"), GroupName("v2@2")
+
+
+def routing(
+    shares: tuple[tuple[GroupName, int], ...],
+    *,
+    shadow: tuple[GroupName, ...] = (),
+    v2_serves: str = "v2",
+    after: str = "0-0",
+) -> Routing:
+    epoch = Epoch(EntryId(after), shares, shadow, 10_000 if shadow else 0, "s")
+    groups = {V1: Group(Version("v1"), Version("v1")), V2: Group(Version("v2"), Version(v2_serves))}
+    return Routing(1, "u", 1, (epoch,), groups, (id_key(after),))
+
+
+def request(entry_id: str = "5-0") -> RequestEntry:
+    return RequestEntry(EntryId(entry_id), RequestId(entry_id), b"", key=b"k")
+
+
+ALL_V1 = ((V1, 10_000), (V2, 0))
+ALL_V2 = ((V1, 0), (V2, 10_000))
+
+
+@pytest.mark.parametrize(
+    ("table", "group", "version", "duty"),
+    [
+        (routing(ALL_V1), V1, "v1", STABLE),
+        (routing(ALL_V1), V2, "v2", PASS),
+        (routing(ALL_V1, shadow=(V1, V2)), V2, "v2", SHADOW),
+        (routing(ALL_V2, shadow=(V1, V2)), V2, "v2", CANARY),
+        (routing(ALL_V2, shadow=(V1, V2)), V1, "v1", SHADOW),
+        (routing(ALL_V2, v2_serves="v1"), V2, "v1", HEIR),
+        (routing(ALL_V1, shadow=(V1, V2), v2_serves="v1"), V2, "v1", PASS),
+        (routing(ALL_V1, after="5-0"), V1, "v1", UNKNOWN),
+    ],
+    ids=[
+        "the owner publishes", "who owns nothing acknowledges", "a shadow answers in the dark", "a later share is the canary",
+        "the stable version shadows what the canary owns", "an heir answers for the dead", "an heir never answers in the dark",
+        "an entry without an epoch is left alone",
+    ],
+)  # fmt: skip
+def test_duties(table: Routing, group: GroupName, version: str, duty: object) -> None:
+    """One row per sentence of the protocol."""
+    assert duty_of(table, group, version, request()) == duty
+
+
+@given(width=st.integers(0, 10_000), number=st.integers(1, 10**13), shadow=st.booleans())
+def test_every_request_has_exactly_one_owner_among_the_groups(width: int, number: int, shadow: bool) -> None:
+    """Whatever the shares: one group publishes, the other shadows or acknowledges."""
+    table = routing(((V1, 10_000 - width), (V2, width)), shadow=(V1, V2) if shadow else ())
+    entry = RequestEntry(EntryId(f"{number}-0"), RequestId(f"{number}-0"), b"")
+    kinds = sorted(duty_of(table, g, v, entry).kind for g, v in ((V1, "v1"), (V2, "v2")))
+    assert kinds == (["own", "shadow"] if shadow else ["own", "pass"])
+
+
+def test_the_group_to_wait_on_comes_last() -> None:
+    """Inherited groups are read without waiting; the own open group blocks."""
+    groups = {
+        GroupName("v1@1"): Group(Version("v1"), Version("v1")),
+        GroupName("v2@2"): Group(Version("v2"), Version("v1"), EntryId("9-0")),
+        GroupName("v9@9"): Group(Version("v9"), Version("v1"), EntryId("9-0")),
+        GroupName("v3@3"): Group(Version("v3"), Version("v3")),
+    }
+    assert served_groups(Routing(1, "u", 1, (), groups), "v1") == ["v2@2", "v9@9", "v1@1"]
