@@ -69,14 +69,16 @@ class TrippingSnapshot(Snapshot):
 
 
 def evaluate(
-    world: World, server: Any, store: FileStore, wire: Tripwire, chooser: random.Random | None
+    world: World, server: Any, store: FileStore, wire: Tripwire, chooser: random.Random | None, unlabelled: list[str]
 ) -> dict[str, Any]:
-    """Step until everything is over, crashing at random writes; then give the verdict and release all samples."""
+    """Label and step until everything is over, crashing at random writes; then give the verdict and release all samples."""
     evaluator = started(world, server, store, wire)
-    end = time.monotonic() + 2.0 * WINDOW
+    end = time.monotonic() + 2.2 * WINDOW
     while time.monotonic() < end:
         if chooser is not None and wire.left <= 0:
-            wire.arm(chooser.randrange(1, 3), chooser.random() < 0.5)
+            wire.arm(chooser.randrange(1, 6), chooser.random() < 0.5)
+        for rid in [unlabelled.pop(0) for _ in range(min(8, len(unlabelled)))]:
+            world.label(rid, world.mistaken(0.03, "ann")(rid))
         try:
             evaluator.step()
         except CrashError:
@@ -115,16 +117,12 @@ def compare(world: World, server: Any, tmp_path: Path, seed: int) -> tuple[dict[
     world.judge(since, **orders)
     ids = world.ask(150, key=lambda n: b"" if n % 5 else f"clip-{n // 15}".encode())
     world.answer({"v1": world.mistaken(0.2, "old"), "v2": world.mistaken(0.1, "new")})
-    for rid in ids:
-        world.label(rid, world.mistaken(0.03, "ann")(rid))
-        if chooser.random() < 0.03:
-            time.sleep(0.05)
     world.label("key:nobody", "1")
-    crashed = evaluate(world, server, TrippingStore(tmp_path / "store", wire), wire, chooser)
+    crashed = evaluate(world, server, TrippingStore(tmp_path / "store", wire), wire, chooser, list(ids))
     assert sorted(samples_of(world, tmp_path / "store", crashed)) == sorted(ids)
     forget_everything(world)
     world.judge(since, **orders)
-    calm = evaluate(world, server, FileStore(tmp_path / "second"), Tripwire(), None)
+    calm = evaluate(world, server, FileStore(tmp_path / "second"), Tripwire(), None, [])
     return crashed, calm, wire.crashes
 
 
