@@ -16,6 +16,7 @@ local DEAD = '!'
 local MAX_SEQUENCE = '18446744073709551615'
 local DEAD_LETTERS_KEPT = 10000
 local PAGE = 100
+local TRIM_LIMIT = 10000
 
 -- Small parts -----------------------------------------------------------------------------------------------------------------
 
@@ -661,7 +662,7 @@ local function trim(state, max_age_ms, max_bytes)
   local behind, by_age = whole(ms) .. '-' .. whole(seq + 1), whole(math.max(0, state.now - max_age_ms)) .. '-0'
   if string.sub(audited, -#MAX_SEQUENCE) == MAX_SEQUENCE then behind = whole(ms + 1) .. '-0' end
   local oldest = compare(by_age, behind) < 0 and by_age or behind
-  local trimmed = redis.call('XTRIM', state.requests, 'MINID', '~', oldest, 'LIMIT', 10 * state.budget)
+  local trimmed = redis.call('XTRIM', state.requests, 'MINID', '~', oldest, 'LIMIT', TRIM_LIMIT)
   local bytes = redis.call('MEMORY', 'USAGE', state.requests) or 0
   if bytes > max_bytes then
     local surplus = math.ceil(redis.call('XLEN', state.requests) * (1 - max_bytes / bytes))
@@ -678,7 +679,7 @@ local function bound_dead_letters(key)
 end
 
 -- KEYS requests routing serve alarms dead ; ARGV answers_prefix max_age_ms max_bytes ttl_seconds budget
--- → {groups destroyed, groups repaired, readded, trimmed, audited id, 1 if more is to be audited}
+-- → {groups destroyed, groups repaired, readded, trimmed, audited id, 1 if there is more to do}
 local function reap(keys, args)
   local raw = redis.call('GET', keys[2])
   if not raw then return { 0, 0, 0, 0, '0-0', 0 } end
@@ -701,7 +702,8 @@ local function reap(keys, args)
   bound_dead_letters(keys[5])
   local after = cjson.encode(state.document)
   if after ~= raw then redis.call('SET', keys[2], after) end
-  return { state.destroyed, state.repaired, state.readded, trimmed, state.document.audited or '0-0', state.more and 1 or 0 }
+  local more = (state.more or trimmed > TRIM_LIMIT / 2) and 1 or 0
+  return { state.destroyed, state.repaired, state.readded, trimmed, state.document.audited or '0-0', more }
 end
 
 -- Under memory pressure what drains goes on (allow-oom), what fills is refused.

@@ -266,7 +266,7 @@ def wipe_call(keys: ModelKeys, uid: str, token: int) -> FunctionCall:
 
 
 def reap_call(
-    keys: ModelKeys, max_age_ms: int, max_bytes: int, answers_ttl_seconds: int, budget: int = 1000
+    keys: ModelKeys, max_age_ms: int, max_bytes: int, answers_ttl_seconds: int, budget: int = 200
 ) -> FunctionCall:
     """Destroy drained groups, audit at most `budget` passed entries, drop epochs, trim audited ones."""
     names = (keys.requests, keys.routing, keys.serve, keys.alarms, keys.dead)

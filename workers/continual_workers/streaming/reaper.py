@@ -34,9 +34,9 @@ class ReapOptions:
     """The evaluator's offset: labels behind it are trimmed. None trims none."""
     consumer_idle_seconds: float = 300.0
     """A consumer with nothing pending that has not read for so long is forgotten."""
-    budget: int = 1000
+    budget: int = 200
     """Entries audited per call."""
-    calls: int = 20
+    calls: int = 500
     """Calls per round; the next round goes on where this one ended."""
 
 
