@@ -19,11 +19,13 @@ from typing import Any
 import redis
 from continual_clients.objectstore import ObjectInfo
 from continual_clients.redis import connect_async
+from continual_clients.registry import Registry
 from continual_contract.artifacts import (
     CheckpointManifest,
     HoldoutScores,
     InputShape,
     Normalization,
+    StoreLayout,
     TrainingFailure,
     TrainingInputs,
     TrainingOutcome,
@@ -91,7 +93,14 @@ class MemoryStore:
     """An ObjectStore in a dict."""
 
     def __init__(self, now: Callable[[], datetime], hooks: Hooks) -> None:
-        self._now, self._hooks, self.objects = now, hooks, dict[str, tuple[bytes, datetime]]()
+        self._now, self._hooks = now, hooks
+        self.objects: dict[str, tuple[bytes, datetime]] = {}
+
+    def unhooked(self) -> MemoryStore:
+        """The same objects, as other processes write them."""
+        other = MemoryStore(self._now, Hooks())
+        other.objects = self.objects
+        return other
 
     def get(self, key: str, limit: int | None = None) -> bytes:
         if key not in self.objects:
@@ -248,7 +257,7 @@ class Rehearsal:
         self._client = connect_async(redis_url)
         self.deps = self._new_deps(token)
         self.keys = ModelKeys(REF.namespace, REF.name)
-        self.registry = self.deps.registry(REF)
+        self.registry = Registry(self.store.unhooked(), StoreLayout(REF.namespace, REF.name))
         self.cluster.models[REF] = model or minimal_model()
         self._sequence = itertools.count(1)
         self.after_crash: Callable[[Rehearsal], None] = lambda _: None
