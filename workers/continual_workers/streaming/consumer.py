@@ -37,7 +37,8 @@ log = logging.getLogger(__name__)
 class Consumer:
     """Works for one version of one model until it is told to stop.
 
-    `connect` must return a client with redis-py's own retries off and a socket timeout above `options.block_ms`.
+    `connect` must return a new client each time, with redis-py's own retries off and a socket timeout above `options.block_ms`;
+    it is closed here.
     `consumer_name` is unique per process start; in Redis it becomes `<version>/<consumer_name>`.
     """
 

@@ -202,7 +202,7 @@ class Reader:
 
     def _wait_alone(self) -> None:
         while not self._shared.leases.wait_empty(0.2) and not self._shared.stopping.is_set():
-            pass
+            self._shared.last_contact = time.monotonic()  # waiting for ourselves, not for Redis
 
     # Handing out ----------------------------------------------------------------------------------------------------------------
 
