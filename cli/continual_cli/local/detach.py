@@ -6,7 +6,6 @@ import asyncio
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ from continual_cli.document import condition
 from continual_cli.local.cluster import LocalCluster
 from continual_cli.local.files import is_locked, read_json
 from continual_cli.local.paths import Home
+from continual_cli.local.processes import has_ended, spawn
 from continual_cli.local.redis import RedisServer
 from continual_cli.local.runner import tail
 from continual_cli.local.state import LocalState
@@ -55,19 +55,16 @@ def start_detached(options: UpOptions, timeout_seconds: float, environ: Mapping[
     variables = {**environ, "CONTINUAL_HOME": str(home.root)}
     if options.redis_url:
         variables["CONTINUAL_LOCAL_REDIS_URL"] = options.redis_url  # may hold a password: never in argv
-    with output.open("ab") as file:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, env=variables
-        )
-    wait_until(lambda: _is_ready(home, process, output), timeout_seconds, "`local up` is not ready", str(output))
-    return process.pid
+    pid = spawn(command, variables, output)
+    wait_until(lambda: _is_ready(home, pid, output), timeout_seconds, "`local up` is not ready", str(output))
+    return pid
 
 
-def _is_ready(home: Home, process: subprocess.Popen[bytes], output: Path) -> bool:
+def _is_ready(home: Home, pid: int, output: Path) -> bool:
     state = read_json(home.up_state) or {}
-    if state.get("phase") == "ready" and state.get("pid") == process.pid:
+    if state.get("phase") == "ready" and state.get("pid") == pid:
         return True
-    if process.poll() is not None:
+    if has_ended(pid):
         raise UpFailedError(state.get("message") or tail(output), int(state.get("exit_code", 1)))
     return False
 

@@ -10,7 +10,6 @@ import contextlib
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -73,7 +72,8 @@ class Slot:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._shims: dict[int, tuple[subprocess.Popen[bytes], float]] = {}
+        self._shims: dict[int, tuple[int, float]] = {}
+        """Attempt → shim's pid and when it was started."""
 
     def start(self, attempt: int, command: Command) -> None:
         """Start one attempt; the same attempt twice is one process."""
@@ -87,14 +87,8 @@ class Slot:
             "log": str(command.log),
         }
         write_json(self._path("spec", attempt), spec)
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-S", shim.__file__, str(self.folder), str(attempt)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        self._shims[attempt] = process, time.monotonic()
+        argv = [sys.executable, "-I", "-S", shim.__file__, str(self.folder), str(attempt)]
+        self._shims[attempt] = spawn(argv, {}), time.monotonic()
 
     def observe(self, attempt: int) -> Observation:
         """What has become of an attempt."""
@@ -164,9 +158,29 @@ class Slot:
 
     def _reap(self) -> None:
         """Collect ended shims; one that ended without starting anything is forgotten, so that the attempt is made again."""
-        for attempt, (process, _) in list(self._shims.items()):
-            if process.poll() is not None:
+        for attempt, (pid, _) in list(self._shims.items()):
+            if has_ended(pid):
                 del self._shims[attempt]
+
+
+def spawn(argv: Sequence[str], env: Mapping[str, str], output: Path | None = None) -> int:
+    """Start a process in a session of its own, which may outlive this one; returns its pid. No handle has to be kept."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    target = str(output) if output else os.devnull
+    actions = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, target, flags, 0o600),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ]
+    return os.posix_spawn(argv[0], list(argv), env, file_actions=actions, setsid=True)
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process that this one spawned has ended; collects it."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return True
 
 
 def _is_same(pid: int, ticks: int) -> bool:

@@ -46,7 +46,7 @@ class RedisServer:
         self._path = environ.get("PATH", os.defpath)
         self._slot = Slot(home.run / "redis")
         self._log = home.logs / "redis" / "redis.log"
-        self._quick_ends = 0
+        self._failed_starts = 0
 
     @property
     def password_file(self) -> Path:
@@ -110,14 +110,16 @@ class RedisServer:
             await asyncio.sleep(POLL_SECONDS)
 
     async def _restart(self, seen: Exited) -> None:
-        quick = 0 if seen.finished - seen.started > 30 else self._quick_ends
-        self._quick_ends = quick + 1
+        """At once; after a start that failed, ever later."""
         log.warning("redis-server ended, starting it again", extra={"exit_code": seen.exit_code, "reason": seen.reason})
-        await asyncio.sleep(backoff_seconds(quick))
+        await asyncio.sleep(backoff_seconds(self._failed_starts))
         try:
             await self.start()
         except (AddressInUseError, RedisUnavailableError) as error:
+            self._failed_starts += 1
             log.error("redis-server does not start", extra={"error": str(error)})  # noqa: TRY400 -- told once per try, with its cause
+        else:
+            self._failed_starts = 0
 
     async def _answering(self, attempt: int) -> None:
         """Wait until it has loaded its data and answers."""

@@ -70,7 +70,7 @@ def run_foreground(options: UpOptions, environ: Mapping[str, str]) -> None:
     try:
         with _logging_to(home):
             write_json(home.up_state, {"pid": os.getpid(), "phase": "starting"})
-            asyncio.run(Up(home, options, environ).run())
+            _run(Up(home, options, environ))
             write_json(home.up_state, {"pid": os.getpid(), "phase": "stopped"})
     except ContinualError as error:
         failure = {"pid": os.getpid(), "phase": "failed", "message": error.describe(), "exit_code": error.exit_code}
@@ -78,6 +78,14 @@ def run_foreground(options: UpOptions, environ: Mapping[str, str]) -> None:
         raise
     finally:
         os.close(lock)
+
+
+def _run(up: Up) -> None:
+    """Run to the end; of several parts that failed together the first one says why."""
+    try:
+        asyncio.run(up.run())
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from group
 
 
 def acquire(home: Home) -> int:

@@ -175,15 +175,22 @@ def test_a_process_whose_shim_was_killed_too_is_kept_and_its_end_is_noticed(home
 def test_a_job_stopped_with_the_machine_goes_on_and_counts_no_failure(home: Home, tmp_path: Path) -> None:
     """Ending `local up` is no failure of a training; its Job is run again at the next start."""
     marks = tmp_path / "marks"
-    template = {"spec": {"restartPolicy": "Never", "containers": [{"command": ["sh", "-c", f"echo $$ >> {marks}; sleep 1"]}]}}
-    manifest = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "train", "labels": LABELS}, "spec": {"template": template}}
+    template = {
+        "spec": {"restartPolicy": "Never", "containers": [{"command": ["sh", "-c", f"echo $$ >> {marks}; sleep 1"]}]}
+    }
+    manifest = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": "train", "labels": LABELS},
+        "spec": {"template": template},
+    }
 
     async def first_life() -> None:
         cluster = LocalCluster(LocalState(home), os.environ)
         await cluster.create(manifest)
         stop = asyncio.Event()
         task = asyncio.create_task(cluster.run(stop))
-        while not marks.exists():
+        while not marks.exists():  # noqa: ASYNC110 -- what is waited for is written by another process
             await asyncio.sleep(0.02)
         stop.set()
         await task
@@ -193,7 +200,13 @@ def test_a_job_stopped_with_the_machine_goes_on_and_counts_no_failure(home: Home
         cluster = LocalCluster(LocalState(home), os.environ)
         stop = asyncio.Event()
         task = asyncio.create_task(cluster.run(stop))
-        while not (status := (await cluster.children(REF))[0]["status"]).get("conditions"):
+        status: dict[str, object] = {}
+
+        async def over() -> bool:
+            status.update((await cluster.children(REF))[0]["status"])
+            return "conditions" in status
+
+        while not await over():  # noqa: ASYNC110 -- what is waited for is in another's files
             await asyncio.sleep(0.05)
         stop.set()
         await task

@@ -128,7 +128,9 @@ class Town:
             return _running(self.home.run / "redis", Slot(self.home.run / "redis").latest())
         for path in sorted(self.home.objects("Pod").glob("*.json"), key=lambda p: p.stat().st_mtime, reverse=True):
             record = (read_json(path) or {}).get("local", {})
-            if record.get("component") == part and (pid := _running(self.home.pod_folder(path.stem), record["attempt"])):
+            if record.get("component") == part and (
+                pid := _running(self.home.pod_folder(path.stem), record["attempt"])
+            ):
                 return pid
         return None
 
