@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -178,3 +179,10 @@ def samples_of(world: World, store: Path, report: dict[str, Any]) -> list[str]:
         shard = read_shard(files, layout, ref["digest"], "holdout" if ref["kind"] == "holdout" else "shards")
         ids += map(str, shard.request_id)
     return ids
+
+
+def wait_for(claim: Any, seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not claim():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.05)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from continual_contract import settings
-from evaluator_driver import World, comparable, forget_everything, samples_of
+from evaluator_driver import World, comparable, forget_everything, samples_of, wait_for
 
 ROOT = Path(__file__).parents[3]
 WINDOW = 3.0
@@ -42,13 +42,6 @@ def evaluator_process(world: World, server: Any, store: Path) -> Iterator[subpro
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-
-
-def wait_for(claim: Any, seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not claim():
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.05)
 
 
 def send(world: World, count: int, seed: int) -> None:

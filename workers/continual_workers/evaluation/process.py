@@ -20,7 +20,7 @@ from continual_clients.objectstore import ObjectStore
 from continual_clients.shards import Shard, make_shard, write_shard
 from continual_contract.artifacts import StoreLayout
 from continual_contract.config import EvaluatorConfig
-from continual_contract.entries import LabelEntry, decode_label, decode_prediction
+from continual_contract.entries import LabelEntry, PredictionEntry, decode_label, decode_prediction
 from continual_contract.errors import ContinualError, UnavailableError
 from continual_contract.ids import ZERO_ID, EntryId, id_key
 from continual_contract.keys import ModelKeys
@@ -30,7 +30,7 @@ from pydantic import ValidationError
 from continual_workers.evaluation.reporting import Surroundings, build_report
 from continual_workers.evaluation.samples import ClosedShard
 from continual_workers.evaluation.snapshot import START, Fields, Snapshot
-from continual_workers.evaluation.source import PAGE, Entry, Groups, Source, decode_pixels
+from continual_workers.evaluation.source import PAGE, REQUEST_ID, Entry, Groups, Source, decode_pixels
 from continual_workers.evaluation.state import KnownRequest, State
 from continual_workers.streaming.reaper import ReapOptions, reap_once
 
@@ -59,7 +59,7 @@ class Letters:
             "r": reference, "reason": reason, "message": message, "deliveries": 0, "v": "",
             "t": label_id.partition("-")[0], "kind": "label",
         }  # fmt: skip
-        self.fields.append(letter | {b"l-" + name: value for name, value in label.items()})
+        self.fields.append(letter | {b"l-" + name: value for name, value in label.items() if name != b"d"})
 
 
 @dataclass(slots=True)
@@ -178,8 +178,9 @@ class Evaluator:
         while pair is not None:
             entries = self.source.read(self.keys.predictions, position)
             for entry_id, fields in entries:
-                if id_key(entry_id) <= end:
-                    self.state.track(fields[b"r"].decode())
+                prediction = readable_prediction(fields)
+                if prediction is not None and id_key(entry_id) <= end:
+                    self.state.track(prediction.request_id)
             if len(entries) < PAGE or id_key(entries[-1][0]) >= end:
                 break
             position = entries[-1][0]
@@ -190,7 +191,9 @@ class Evaluator:
         for _ in range(pages):
             entries = self.source.read(self.keys.predictions, self.offsets["predictions"])
             for entry_id, fields in entries:
-                self.state.predicted(decode_prediction(fields))
+                prediction = readable_prediction(fields)
+                if prediction is not None:
+                    self.state.predicted(prediction)
                 self.offsets["predictions"] = entry_id
             if len(entries) < PAGE:
                 return True
@@ -198,7 +201,7 @@ class Evaluator:
 
     def _read_dead(self) -> None:
         for entry_id, fields in self.source.read(self.keys.dead, self.offsets["dead"]):
-            self.state.dead_letter(fields.get(b"v", b"").decode())
+            self.state.dead_letter(fields.get(b"v", b"").decode("utf-8", "replace"))
             self.offsets["dead"] = entry_id
 
     # -- labels ---------------------------------------------------------------------------------------------------------
@@ -322,6 +325,16 @@ class Evaluator:
             return
         if result.readded or result.destroyed:
             log.info("streams reaped", extra={"readded": result.readded, "destroyed": result.destroyed})
+
+
+def readable_prediction(fields: Mapping[bytes, bytes]) -> PredictionEntry | None:
+    """A published prediction; None for an entry that somebody else wrote and we cannot read."""
+    try:
+        prediction = decode_prediction(dict(fields))
+    except (KeyError, ValueError):
+        log.warning("prediction cannot be read", extra={"fields": sorted(map(repr, fields))[:20]})
+        return None
+    return prediction if REQUEST_ID.match(prediction.request_id) else None
 
 
 def reap_options(orders: EvaluatorConfig, offsets: Mapping[str, str]) -> ReapOptions:

@@ -124,8 +124,8 @@ def _labels_to_promote(runs: int, margin: float, alpha: float, seed: int) -> Ite
 
 
 def _labels_to_roll_back(runs: int, seed: int) -> Iterable[Row]:
-    stops = rollbacks(0.01, 0.06, 0.05, runs, seed=seed + 2)
-    yield _bounded("labels to roll back -5 %, median", stops.quantile(0.5), 220, "1 % gain, 6 % regress, alpha 0.05")
+    stops = rollbacks(0.02, 0.07, 0.05, runs, seed=seed + 2)
+    yield _bounded("labels to roll back -5 %, median", stops.quantile(0.5), 220, "2 % gain, 7 % regress, alpha 0.05")
     yield _bounded("labels to roll back -5 %, p90", stops.quantile(0.9), 500)
     rate = rollbacks(0.02, 0.02, 0.05, runs, seed=seed + 3).rate
     yield Row("false rollbacks of an equal version", rate, "<= 0.05", rate <= 0.05, f"{HORIZON} labels")

@@ -22,6 +22,8 @@ from continual_workers.streaming import reaper
 
 REQUEST_ID = re.compile(r"^[0-9]{1,15}-[0-9]{1,15}$")
 PAGE = 2000
+MAX_TIME_MS = 1 << 62
+"""An event time beyond it is nonsense, and does not fit a shard."""
 
 Entry = tuple[str, Fields]
 Position = tuple[int, int]
@@ -140,7 +142,7 @@ def known_request(entry: RequestEntry, shape: InputShape) -> KnownRequest:
         request_id=entry.request_id,
         key=entry.key,
         pixels=decode_pixels(entry.data, entry.encoding, shape),
-        event_time_ms=entry.event_time_ms,
+        event_time_ms=entry.event_time_ms if (entry.event_time_ms or 0) < MAX_TIME_MS else None,
         metadata=entry.metadata.decode("utf-8", "replace").replace("\0", ""),
     )
 
