@@ -16,8 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-
 from continual_cli.demo.world import Digits, Weather, draw, load_digits
+from continual_contract.artifacts import DatasetRef
+from continual_workers.training.datasets import load_dataset
+from PIL import Image
 
 Images = npt.NDArray[np.uint8]
 PAPER = Weather(jitter_pixels=1.0, jitter_degrees=6.0)
@@ -50,9 +52,6 @@ def write_cifar10(folder: Path, count: int) -> None:
 
 def write_json(folder: Path, count: int, name: str) -> None:
     """Messages as the CIFAR-10 producer sends them: image as base64 of float32 in 0..1, with its label and an id."""
-    from continual_contract.artifacts import DatasetRef
-    from continual_workers.training.datasets import load_dataset
-
     samples = load_dataset(DatasetRef(name="cifar10"), folder, None, split="test")
     for place in range(count):
         index = place % len(samples.labels)
@@ -78,8 +77,6 @@ def write_npz(train: Path, test: Path) -> None:
 
 def write_png(path: Path, digit: int, index: int, tilt: float) -> None:
     """One real digit, tilted: the kind of image a model answers wrongly."""
-    from PIL import Image
-
     digits = load_digits()
     chosen = np.flatnonzero(digits.labels == digit)[index]
     weather = Weather(tilt_degrees=tilt, jitter_pixels=0, jitter_degrees=0, jitter_contrast=0)

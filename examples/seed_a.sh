@@ -24,7 +24,7 @@ make_data json "$data" --count 20 --name morning |
   run produce - --shape json-base64-float32 --rate 0
 
 step "The consumer: right or wrong as labels come, and the running accuracy"
-run consume --from 0 --count 300 --score | tail -n 8
+run consume --from 0 --score | tail -n 8
 
 step "Learning goes on: a training on the labelled stream; its candidate must prove itself before it serves"
 run retrain
