@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from continual_contract.errors import ContinualError
+from typer._completion_classes import completion_init
 from typer.core import TyperGroup
 from typer.exceptions import Abort, Exit, TyperException
 
@@ -40,6 +41,8 @@ class GuardedGroup(TyperGroup):
                 args, prog_name, complete_var, standalone_mode=False, windows_expand_args=windows_expand_args, **extra
             )
 
+        if any(name.endswith("_COMPLETE") for name in os.environ):
+            completion_init()
         if not standalone_mode:
             return call()
         sys.exit(guarded(call))

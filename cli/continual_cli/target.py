@@ -27,20 +27,43 @@ if TYPE_CHECKING:
 
     from continual_cli.local.state import LocalState
 
-ModelOption = Annotated[
-    str | None,
-    typer.Option("--model", "-m", help="Name of the ContinualModel; may be left out while there is only one."),
-]
-ModelArgument = Annotated[
-    str | None,
-    typer.Argument(metavar="[MODEL]", help="Name of the ContinualModel; may be left out while there is only one."),
-]
-
 
 def open_state() -> LocalState:
     from continual_cli.local.state import LocalState
 
     return LocalState(default_home())
+
+
+def complete_model(incomplete: str) -> list[str]:
+    """Names of models, for the shell's completion."""
+    return [name for name in open_state().model_names() if name.startswith(incomplete)]
+
+
+def complete_version(incomplete: str) -> list[str]:
+    """Versions of all models, for the shell's completion."""
+    state = open_state()
+    models = (state.read_model(name) for name in state.model_names())
+    names = (str(entry["version"]) for model in models for entry in dig(model, "status.versions", []))
+    return [name for name in dict.fromkeys(names) if name.startswith(incomplete)]
+
+
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="Name of the ContinualModel; may be left out while there is only one.",
+        autocompletion=complete_model,
+    ),
+]
+ModelArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[MODEL]",
+        help="Name of the ContinualModel; may be left out while there is only one.",
+        autocompletion=complete_model,
+    ),
+]
 
 
 def choose(names: list[str], wanted: str | None) -> str:

@@ -12,7 +12,7 @@ from continual_contract.errors import NotFoundError
 
 from continual_cli.document import condition, dig
 from continual_cli.output import Format, OutputOption, age, cell, dump, emit, json_line, note, print_table
-from continual_cli.target import ModelArgument, ModelOption, Target, open_state
+from continual_cli.target import ModelArgument, ModelOption, Target, complete_version, open_state
 from continual_cli.verbs.steer import versions_of
 
 GET_HEADS = ("Name", "Ready", "Stable", "Canary", "Weight", "Accuracy", "Labels", "Lag", "Training", "Age")
@@ -227,8 +227,12 @@ def short(digest: str | None) -> str | None:
 
 
 def compare(
-    one: Annotated[str, typer.Argument(metavar="VERSION", help="The older version: v6.")],
-    other: Annotated[str, typer.Argument(metavar="VERSION", help="The newer version: v7.")],
+    one: Annotated[
+        str, typer.Argument(metavar="VERSION", help="The older version: v6.", autocompletion=complete_version)
+    ],
+    other: Annotated[
+        str, typer.Argument(metavar="VERSION", help="The newer version: v7.", autocompletion=complete_version)
+    ],
     model: ModelOption = None,
     output: OutputOption = Format.table,
 ) -> None:

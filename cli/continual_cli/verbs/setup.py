@@ -14,7 +14,7 @@ import typer
 from continual_contract.errors import UsageError
 
 from continual_cli.output import Format, OutputOption, emit, say
-from continual_cli.target import ModelOption, Target
+from continual_cli.target import ModelOption, Target, complete_version
 from continual_cli.verbs.look import version_entry
 
 LIBRARIES = ("redis", "onnxruntime", "torch", "torchvision", "numpy")
@@ -75,7 +75,7 @@ def doctor(output: OutputOption = Format.table) -> None:
 
 
 def export(
-    version: Annotated[str, typer.Argument(metavar="VERSION", help="v7")],
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="v7", autocompletion=complete_version)],
     out: Annotated[Path, typer.Option("--out", help="Folder to write to.", metavar="DIR")],
     model: ModelOption = None,
     output: OutputOption = Format.table,

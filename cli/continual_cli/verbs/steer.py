@@ -15,11 +15,14 @@ from continual_contract.errors import NotFoundError, UsageError
 
 from continual_cli.document import dig, put
 from continual_cli.output import Format, OutputOption, say
-from continual_cli.target import ModelArgument, ModelOption, Target
+from continual_cli.target import ModelArgument, ModelOption, Target, complete_version
 
 PREFIX = "continual.dev/"
 VersionArgument = Annotated[
-    str, typer.Argument(metavar="VERSION", help="A version, as `continual history` lists it: v8.")
+    str,
+    typer.Argument(
+        metavar="VERSION", help="A version, as `continual history` lists it: v8.", autocompletion=complete_version
+    ),
 ]
 
 

@@ -34,8 +34,8 @@ def state(home: Home) -> LocalState:
 def run(home: Home) -> Run:
     """Run `continual` with these words."""
 
-    def call(*words: str, stdin: str | None = None) -> Any:
-        return CliRunner().invoke(app, list(words), input=stdin)
+    def call(*words: str, stdin: str | None = None, **extra: Any) -> Any:
+        return CliRunner().invoke(app, list(words), input=stdin, **extra)
 
     return call
 

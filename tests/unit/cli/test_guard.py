@@ -125,3 +125,19 @@ def test_completion_knows_the_name_it_is_called_by(run, shell):
         script = run("completion", shell, "--command", name).stdout
         assert name in script
         assert f"_{name.replace('-', '_').upper()}_COMPLETE" in script
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("continual pro", {"produce", "promote"}),
+        ("continual promote v", {"v6", "v7", "v8"}),
+        ("continual describe di", {"digits"}),
+    ],
+)
+def test_the_shell_is_offered_verbs_versions_and_models(run, digits, monkeypatch, typed, offered):
+    """Pins that the script of `completion bash` gets answers: verbs, and what is in the home."""
+    monkeypatch.setenv("COMP_WORDS", typed)
+    monkeypatch.setenv("COMP_CWORD", str(len(typed.split()) - 1))
+    monkeypatch.setenv("_CONTINUAL_COMPLETE", "complete_bash")
+    assert set(run(prog_name="continual").stdout.split()) == offered
