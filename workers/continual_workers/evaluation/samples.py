@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from continual_contract.ids import canonical_json
@@ -57,7 +57,7 @@ class Sample:
 
     def encode(self) -> bytes:
         """A JSON line, then the raw pixels."""
-        head = {name: value for name, value in asdict(self).items() if name != "pixels"}
+        head = {name: getattr(self, name) for name in self.__slots__ if name != "pixels"}
         return canonical_json(head) + b"\n" + self.pixels
 
 
