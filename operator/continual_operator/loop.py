@@ -12,7 +12,7 @@ from contextlib import suppress
 from datetime import timedelta
 
 import redis
-from continual_contract.errors import ContinualError
+from continual_contract.errors import ContinualError, FencedError
 
 from continual_operator import reasons
 from continual_operator.cluster import Cluster, ModelRef
@@ -115,6 +115,8 @@ def back_off(failures: int, jitter: float) -> timedelta:
 
 
 async def _say(ref: ModelRef, deps: Deps, error: Exception) -> None:
+    if isinstance(error, FencedError):
+        return  # somebody newer speaks for this model
     with suppress(ContinualError, OSError):
         obj = await deps.cluster.get_model(ref)
         if obj is not None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from datetime import datetime, timedelta
 
-from continual_contract.errors import ConflictError, InvalidSpecError, StoreUnavailableError
+from continual_contract.errors import ConflictError, FencedError, InvalidSpecError, StoreUnavailableError
 
 from continual_operator import reasons
 from continual_operator.apply import apply_plan
@@ -44,6 +44,8 @@ async def reconcile(ref: ModelRef, deps: Deps) -> timedelta | None:
     plan = decide(observation, now, deps.settings)
     try:
         await apply_plan(observation, plan, deps, now)
+    except FencedError:
+        raise  # a newer operator leads: this one must not go on as if nothing were
     except ConflictError:
         return AT_ONCE
     await _collect_garbage(observation, deps, now)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import itertools
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -417,7 +418,7 @@ class Rehearsal:
             uid=config.uid, versions={v.version: VersionScores(version=v.version) for v in config.versions}, pair=pair,
             drift=drift, shards=shards, released_samples=sum(s.samples for s in shards if s.kind == "train"),
         )  # fmt: skip
-        self.redis.hset(self.keys.report, mapping={"seq": report.seq, "json": report.model_dump_json()})
+        self.redis.hset(self.keys.report, mapping={"seq": report.seq, "json": json.dumps(report.model_dump())})
 
     # -- short cuts ----------------------------------------------------------------------------------------------------------
 

@@ -292,8 +292,10 @@ def _is_unanswered(draft: Draft) -> bool:
 
 
 def _is_answering(draft: Draft) -> bool:
-    """A candidate that learned from the drift of this stable version is on its way: until it is judged, alarms say nothing new."""
+    """Alarms say nothing new while a training runs (its end answers them) and while a candidate that learned from the drift is judged."""
     status = draft.status
+    if status.training is not None and status.training.in_flight:
+        return True
     coming = {block.version for block in (status.canary, status.next, status.waiting) if block is not None}
     digest = status.stable.digest if status.stable else None
     return any(r.version in coming and r.trigger == reasons.DRIFT and r.parent == digest for r in status.versions)
