@@ -45,7 +45,8 @@ def up(
       continual local up -f examples/digits.yaml
       continual local up -f examples/digits.yaml --detach --wait
     """
-    from continual_cli.local.up import UpOptions, check_manifests, run_foreground
+    from continual_cli.local.options import UpOptions
+    from continual_cli.local.up import check_manifests, run_foreground
     from continual_cli.verbs.manifest import read_manifests
 
     manifests = [document for path in file or () for document in read_manifests(path)]

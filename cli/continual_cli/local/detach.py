@@ -17,12 +17,12 @@ from continual_contract.errors import ConflictError, ContinualError, Unavailable
 from continual_cli.document import condition
 from continual_cli.local.cluster import LocalCluster
 from continual_cli.local.files import is_locked, read_json
+from continual_cli.local.options import UpOptions, acquire
 from continual_cli.local.paths import Home
 from continual_cli.local.processes import has_ended, spawn
 from continual_cli.local.redis import RedisServer
 from continual_cli.local.runner import tail
 from continual_cli.local.state import LocalState
-from continual_cli.local.up import UpOptions, acquire
 
 POLL_SECONDS = 0.1
 KILL_AFTER_SECONDS = 60.0

@@ -13,7 +13,6 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +21,20 @@ from continual_clients.logs import JsonFormatter, TextFormatter
 from continual_clients.objectstore import open_store
 from continual_clients.redis import connect_async, ensure_functions_async
 from continual_contract import settings
-from continual_contract.errors import ConflictError, ContinualError
+from continual_contract.errors import ContinualError
 from continual_operator.loop import run_operator
 from continual_operator.reconcile import Deps
 from continual_operator.settings import ComponentSettings, OperatorSettings
 from continual_operator.spec import parse_model
 
 from continual_cli.local.cluster import LocalCluster
-from continual_cli.local.files import read_json, try_lock, write_atomic, write_json
+from continual_cli.local.files import write_atomic, write_json
+from continual_cli.local.options import UpOptions, acquire
 from continual_cli.local.paths import Home
 from continual_cli.local.redis import RedisServer, check_external, split_credentials
 from continual_cli.local.state import Endpoints, LocalState
 
 log = logging.getLogger("continual.local")
-
-
-@dataclass(frozen=True, slots=True)
-class UpOptions:
-    """What the command line says."""
-
-    home: Path
-    manifests: Sequence[dict[str, Any]] = ()
-    redis_url: str | None = None
-    redis_port: int | None = None
 
 
 def check_manifests(manifests: Sequence[dict[str, Any]]) -> None:
@@ -86,24 +76,6 @@ def _run(up: Up) -> None:
         asyncio.run(up.run())
     except ExceptionGroup as group:
         raise group.exceptions[0] from group
-
-
-def acquire(home: Home) -> int:
-    """Take the home's lock.
-
-    Raises:
-        ConflictError: somebody holds it.
-    """
-    lock = try_lock(home.up_lock)
-    if lock is None:
-        pid = (read_json(home.up_state) or {}).get("pid")
-        raise ConflictError(
-            f"another `continual local up` (pid {pid}) runs on this home",
-            field="CONTINUAL_HOME",
-            value=str(home.root),
-            remedy="add models with `continual apply -f FILE`, or end it with `continual local down`",
-        )
-    return lock
 
 
 class Up:

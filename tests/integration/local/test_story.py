@@ -41,7 +41,7 @@ model:
   classes: ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]
 bootstrap: {dataset: {objectKey: datasets/digits.npz, format: npz}}
 serving: {replicas: 1}
-feedback: {window: 20s, auditPercent: 100, holdoutPercent: 10}
+feedback: {window: 8s, auditPercent: 100, holdoutPercent: 10}
 retraining: {triggers: [{labels: 1000000}], cooldown: 1s, timeout: 3m}
 rollout:
   steps: [{weight: 0, hold: 3s}, {weight: 50, hold: 3s}]
@@ -225,6 +225,7 @@ def kill_plan(seed: int) -> dict[str, str]:
 def test_the_story_goes_on_through_five_kills_and_the_books_balance(town: Town, seed: int) -> None:
     """lost 0, duplicates 0, one training per data set, and v2 is stable in the end."""
     plan, draw = kill_plan(seed), random.Random(seed)
+    began = time.monotonic()
     print(f"seed {seed}: {plan}")
     town.up("-f", str(town.manifest), "--wait")
     feeder = Feeder(town, rate=40)
@@ -233,11 +234,13 @@ def test_the_story_goes_on_through_five_kills_and_the_books_balance(town: Town, 
         for phase in PHASES:
             town.wait(lambda phase=phase: reached(town, phase), f"phase {phase}")
             time.sleep(draw.uniform(0.0, 1.0))
+            print(f"{time.monotonic() - began:.1f} s: {phase}, kill -9 of {plan[phase]}")
             town.kill(plan[phase])
             if phase == "serving":
                 town.wait(lambda: released(town) >= 150, "labelled samples")
                 town.verb("retrain", "digits")
         town.wait(lambda: town.phase() == "done", "v2 out of probation")
+        print(f"{time.monotonic() - began:.1f} s: done")
     finally:
         feeder.stop()
     check_books(town, feeder)
