@@ -33,8 +33,8 @@ LABELLED_RATE = 45.0
 SCORE_ONLY_RATE = 70.0
 SCORED = 2000
 """Score-only requests behind every accuracy figure."""
-WRONG_SHARDS = 2
-"""Shards to wait for while wrong labels are imported: the first may hold mostly right ones."""
+WRONG_LABELS = 800
+WRONG_RATE = 120.0
 NIGHT_SHIFT = Labeler("night-shift", "truth", off_by=3)
 
 
@@ -169,10 +169,11 @@ class Story:
     def bad_candidate(self) -> None:
         """Wrong labels are imported, the offline gate only observes: the live gate has to catch what was learned from them."""
         self.cluster.patch(lambda spec: spec["rollout"].setdefault("offlineGate", {}).update(mode="Observe"))
-        before = self._newest_shard()
-        self.feeder.show(pools=("calm", "learn"), labeler=NIGHT_SHIFT, same_frames=False)
+        self.feeder.show(pools=("calm", "learn"), labeler=NIGHT_SHIFT, labelled_rate=WRONG_RATE, same_frames=False)
         self.tell("world", "a night shift imports wrong labels; the offline gate only observes")
-        self.wait("a shard of wrong labels", lambda: self._newest_shard() >= before + WRONG_SHARDS)
+        self.wait("the wrong labels", lambda: self._labels_by(NIGHT_SHIFT.name) >= WRONG_LABELS)
+        before = self._newest_shard()
+        self.wait("a shard of them", lambda: self._newest_shard() > before)
         versions = {record["version"] for record in self._versions()}
         self.cluster.verb("retrain")
         self.wait("the manual training", lambda: self._training("trigger") == "Manual")
@@ -221,6 +222,14 @@ class Story:
         self.phase = phase
         yield
 
+    def _gave_up(self) -> str:
+        """What makes further waiting pointless: a training that failed, a candidate that was rejected."""
+        failed = self._block("training") if self._training("state") == "Failed" else {}
+        rejected = next((record for record in self._versions() if record["phase"] == "Rejected"), {})
+        last = (self.tracker.seen.status.get("decisions") or [{}])[-1]
+        refused = last if last.get("action") == "Reject" else {}
+        return " ".join(str(part.get("message") or part.get("reason")) for part in (failed, rejected, refused) if part)
+
     def wait(self, what: str, reached: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
         """Poll until it is so.
 
@@ -231,6 +240,8 @@ class Story:
         while not reached():
             if not self.cluster.running():
                 raise StoryError(f"`continual local up` ended while waiting for {what}:\n{self.cluster.log_tail()}")
+            if self._gave_up():
+                raise StoryError(f"{self._gave_up()}, while waiting for {what}")
             if time.monotonic() > deadline:
                 raise StoryError(f"waited {seconds:.0f} s for {what}, in vain; {self._condition()}")
             time.sleep(POLL_SECONDS)
@@ -288,6 +299,9 @@ class Story:
     def _newest_shard(self) -> int:
         shards = self.report().shards if self.report() else ()
         return max((shard.sequence for shard in shards if shard.kind == "train"), default=0)
+
+    def _labels_by(self, labeler: str) -> int:
+        return sum(label.labeler == labeler for label in self.feeder.labels.copy())
 
     def _newest_request(self) -> str:
         return max(self.books.sent.copy(), key=id_key)

@@ -13,7 +13,13 @@ from continual_contract.ids import EntryId, GroupName
 from continual_contract.routing import Epoch
 
 DECISIONS: tuple[dict[str, Any], ...] = (
-    {"action": "Promote", "version": "v2", "baseline": "v1", "acted": True, "facts": {"gate": {}, "evidence": {"pairs": 112}}},
+    {
+        "action": "Promote",
+        "version": "v2",
+        "baseline": "v1",
+        "acted": True,
+        "facts": {"gate": {}, "evidence": {"pairs": 112}},
+    },
     {"action": "Rollback", "version": "v3", "acted": True, "facts": {"evidence": {"pairs": 31}}},
 )
 
