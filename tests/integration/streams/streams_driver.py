@@ -427,6 +427,8 @@ class ChaosPlan:
     change_every: float = 0.3
     reap_every: float = 0.5
     drain_seconds: float = 45.0
+    changes: int = 0
+    """Go on until there were so many routing changes."""
     delete_within: float = 1.5
     retire_without_heirs: bool = False
     workers_per_version: int = 2
@@ -443,6 +445,7 @@ class Chaos:
         self.last_version = 1
         self._deletions: list[tuple[float, Worker]] = []
         self._produced = 0
+        self.changes = 0
 
     def run(self) -> list[str]:
         """The whole run; returns what is wrong afterwards."""
@@ -451,7 +454,7 @@ class Chaos:
         self.bench.route([("v1", 10_000)])
         begun = time.monotonic()
         due = {"kill": begun, "stop": begun, "change": begun + 0.3, "reap": begun}
-        while self._produced < self.plan.requests:
+        while self._produced < self.plan.requests or self.changes < self.plan.changes:
             self._tick(time.monotonic(), begun, due)
             time.sleep(0.01)
         self._calm()
@@ -521,6 +524,7 @@ class Chaos:
             choices = [self._add_canary]
         act = self.random.choice(choices)
         act()
+        self.changes += 1
         self.counts[act.__name__.strip("_")] += 1
 
     def _new_version(self) -> str:
