@@ -164,7 +164,7 @@ class Producer:
     def enqueue(self, item: sources.Item, key: str | None) -> streams.Sent:
         peer = self.peer
         return streams.enqueue(
-            peer.redis, peer.keys, {"d": item.data},
+            peer.redis, peer.keys, {"d": item.data, **dict(item.more)},
             caller_key=key, window_seconds=peer.window_seconds, backlog_limit=self.options.backlog_limit,
         )  # fmt: skip
 

@@ -18,7 +18,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from continual_contract.errors import InvalidImageError, MissingDatasetError, NotFoundError, UnknownClassError
+from continual_contract.entries import MAX_METADATA_BYTES
+from continual_contract.errors import (
+    InvalidImageError,
+    MissingDatasetError,
+    NotFoundError,
+    UnknownClassError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from continual_contract.artifacts import InputShape
@@ -26,6 +33,7 @@ if TYPE_CHECKING:
 
     from continual_cli.pictures import Pixels
 
+OURS = ("id", "image", "label", "k", "t")
 NAMED = ("digits", "mnist", "fashion-mnist", "cifar10")
 
 
@@ -41,6 +49,8 @@ class Item:
     data: bytes
     class_name: str | None
     key: str
+    more: tuple[tuple[str, bytes | int], ...] = ()
+    """Further fields of the request: `k` partition key, `t` event time in ms, `m` metadata as JSON."""
 
 
 def dataset_items(
@@ -59,7 +69,8 @@ def dataset_items(
     for epoch in itertools.count():
         for index in np.random.default_rng((seed, epoch)).permutation(len(samples)):
             label = samples.classes[int(samples.labels[index])]
-            yield Item(samples.images[index].tobytes(), label, f"{name}-{epoch}-{index}")
+            more = (("k", samples.k[index].encode()),) if samples.k and samples.k[index] else ()
+            yield Item(samples.images[index].tobytes(), label, f"{name}-{epoch}-{index}", more)
 
 
 def load(source: str, shape: InputShape | None, classes: Sequence[str], data_root: Path | None) -> Samples:
@@ -98,7 +109,9 @@ def load_path(path: Path, shape: InputShape | None, classes: tuple[str, ...] | N
 def json_items(source: str, shape: InputShape, classes: Sequence[str]) -> Iterator[Item]:
     """Lines of `{"id", "image", "label"}` from a file, or from stdin for `-`; blank lines are skipped.
 
-    Errors: InvalidImageError and UnknownClassError naming the line.
+    Optional `k` (partition key) and `t` (event time, ms); whatever else a line holds travels along as metadata.
+
+    Errors: UsageError, InvalidImageError and UnknownClassError naming the line.
     """
     with lines(source) as stream:
         for number, line in enumerate(stream, 1):
@@ -131,7 +144,25 @@ def json_item(where: str, line: str, shape: InputShape, classes: Sequence[str]) 
             value=line[:40],
             remedy='send {"id": …, "image": base64, "label": …}',
         ) from error
-    return Item(float32_pixels(where, str(image), shape), json_label(where, document.get("label"), classes), identity)
+    label = json_label(where, document.get("label"), classes)
+    return Item(float32_pixels(where, str(image), shape), label, identity, further_fields(where, document))
+
+
+def further_fields(where: str, document: dict[str, Any]) -> tuple[tuple[str, bytes | int], ...]:
+    """`k`, `t` and, of all that is not ours, `m`. Errors: UsageError."""
+    found: list[tuple[str, bytes | int]] = []
+    if document.get("k"):
+        found.append(("k", str(document["k"]).encode()))
+    if (moment := document.get("t")) is not None:
+        if not isinstance(moment, int) or moment < 0:
+            raise UsageError("is not a time", field=f"{where}: t", value=moment, remedy="give milliseconds since 1970")
+        found.append(("t", moment))
+    rest = {name: value for name, value in document.items() if name not in OURS}
+    metadata = json.dumps(rest, ensure_ascii=False, separators=(",", ":")).encode() if rest else b""
+    if len(metadata) > MAX_METADATA_BYTES:
+        remedy = f"leave fields out: at most {MAX_METADATA_BYTES} bytes travel with a request"
+        raise UsageError("is too much metadata", field=where, value=f"{len(metadata)} bytes", remedy=remedy)
+    return (*found, ("m", metadata)) if metadata else tuple(found)
 
 
 def json_label(where: str, label: object, classes: Sequence[str]) -> str | None:

@@ -74,7 +74,7 @@ def produce(
 ) -> None:
     """Send images as requests, and later what they really were.
 
-    JSON lines are `{"id": "17", "image": "<base64 of float32, 0..1>", "label": 3}`; the id de-duplicates, so sending a file twice sends nothing twice.
+    JSON lines are `{"id": "17", "image": "<base64 of float32, 0..1>", "label": 3}`; optional `k` (same key, same version) and `t` (event time, ms); other fields travel along as metadata. With --dedupe the id keeps a line from being sent twice.
 
     Examples:
       continual produce digits --rate 50 --labels-after 5

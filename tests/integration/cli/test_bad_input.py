@@ -246,3 +246,43 @@ def test_doctor_is_well_with_redis_and_says_what_is_missing(run, model, redis_se
     bad = {check["check"]: check for check in json.loads(broken.stdout) if check["ok"] is False}
     assert set(bad) == {"redis-server", "redis"}
     assert "apt install redis-server" in bad["redis-server"]["remedy"]
+
+
+def test_a_port_in_use_is_named_with_what_to_do(run, home, redis_server):
+    """Pins `local up` on a port where somebody listens: exit 4, nothing left running."""
+    result = run("local", "up", "--redis-port", str(redis_server.port))
+    assert result.exit_code == 4
+    assert complaint(result).startswith(f"--redis-port: Redis cannot listen on 127.0.0.1:{redis_server.port}")
+    assert "give another port" in complaint(result)
+
+
+def test_no_redis_server_is_named_with_how_to_install_it(run, home, monkeypatch, tmp_path):
+    """Pins `local up` on a machine without redis-server: exit 3 and the remedy."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    result = run("local", "up")
+    assert result.exit_code == 3
+    assert "redis-server" in complaint(result)
+    assert "install" in complaint(result)
+
+
+def test_training_on_what_is_not_there_names_it(run, tmp_path):
+    """Pins seed C's bad inputs: no dataset, a broken .npz, no run folder."""
+    missing = run("train", "--dataset", str(tmp_path / "none.npz"), "--out", str(tmp_path / "run"))
+    assert (missing.exit_code, "none.npz" in complaint_at_end(missing)) == (3, True)
+    (tmp_path / "broken.npz").write_bytes(b"not a zip")
+    broken = run("train", "--dataset", str(tmp_path / "broken.npz"), "--out", str(tmp_path / "run"))
+    assert (broken.exit_code, "broken.npz" in complaint_at_end(broken)) == (2, True)
+    for words in (("train", "evaluate", str(tmp_path)), ("predict", "x.png", "--checkpoint", str(tmp_path))):
+        result = run(*words)
+        assert result.exit_code == 3
+        assert (
+            complaint(result) == f"RUNDIR: not a run folder (got '{tmp_path}'); train one: `continual train --out DIR`"
+        )
+
+
+def complaint_at_end(result) -> str:
+    """The one error line after lines of progress."""
+    assert [line for line in result.stderr.splitlines() if line.startswith("error: ")] == [
+        result.stderr.splitlines()[-1]
+    ]
+    return result.stderr.splitlines()[-1]

@@ -86,6 +86,7 @@ def test_every_verb_teaches_by_example(run, path):
     """Pins that each --help works, has a sentence, and (groups aside) an example that names the verb."""
     result = run(*path, "--help")
     assert result.exit_code == 0
+    assert "\x1b[" not in result.stdout, "colour without a terminal"
     if path and path[0] != "local" and path not in (["dead"], ["simulate"]):
         assert f"continual {path[0]}" in result.stdout or "continual completion" in result.stdout
         assert "Examples:" in result.stdout

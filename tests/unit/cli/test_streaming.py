@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from continual_cli.consuming import Score
 from continual_cli.streams import is_entry_id
 from continual_contract.artifacts import InputShape
 from continual_contract.entries import PredictionEntry
-from continual_contract.errors import InvalidImageError, RedisUnavailableError, UnknownClassError
+from continual_contract.errors import InvalidImageError, RedisUnavailableError, UnknownClassError, UsageError
 from continual_contract.keys import ModelKeys
 
 SHAPE = InputShape(height=2, width=2, channels=1)
@@ -130,3 +131,24 @@ def test_a_redis_that_stays_away_ends_the_producer(monkeypatch):
     with pytest.raises(RedisUnavailableError):
         producer(client, "run").send(sources.Item(b"\0" * 4, "a", "x-1"))
     assert len(client.commands) == 1 + 10.0 / producing.RETRY_SECONDS
+
+
+def test_what_a_json_line_holds_beside_the_image_travels_along():
+    """Pins partition key, event time and metadata of a request from a line of JSON."""
+    line = json.dumps({"id": 1, "image": encoded([0] * 4), "k": "cam-3", "t": 17, "country": "Norge"})
+    item = sources.json_item("x:1", line, SHAPE, "ab")
+    assert dict(item.more) == {"k": b"cam-3", "t": 17, "m": b'{"country":"Norge"}'}
+    assert (item.class_name, item.key) == (None, "1")
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"t": "now"}, "x:1: t: is not a time (got 'now')"),
+        ({"note": "n" * 3000}, "x:1: is too much metadata (got '3011 bytes')"),
+    ],
+)
+def test_a_json_line_with_wrong_extras_is_refused(fields, said):
+    with pytest.raises(UsageError) as caught:
+        sources.json_item("x:1", json.dumps({"id": 1, "image": encoded([0] * 4), **fields}), SHAPE, "ab")
+    assert str(caught.value).startswith(said)
