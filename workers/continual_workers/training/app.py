@@ -417,7 +417,9 @@ def _correction_of(
         seed=manifest.seed,
     )
     experience = max(state.buffer.next_experience - 1, 0)
-    return inputs, Prepared(task, task.buffer, corrections, parent, None, manifest.trained_through, experience, corrections)
+    return inputs, Prepared(
+        task, task.buffer, corrections, parent, None, manifest.trained_through, experience, corrections
+    )
 
 
 def _replace_run(

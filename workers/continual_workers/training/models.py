@@ -64,8 +64,8 @@ class Lenet5(nn.Module):
         self.head = nn.Linear(84, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = functional.max_pool2d(functional.relu(self.conv1(x)), 2)
-        x = functional.max_pool2d(functional.relu(self.conv2(x)), 2)
+        x = functional.relu(functional.max_pool2d(self.conv1(x), 2))
+        x = functional.relu(functional.max_pool2d(self.conv2(x), 2))
         x = functional.relu(self.fc2(functional.relu(self.fc1(x.flatten(1)))))
         logits: Tensor = self.head(x)
         return logits
@@ -84,8 +84,8 @@ class Cnn3(nn.Module):
         self.head = nn.Linear(64, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = functional.max_pool2d(functional.relu(self.conv1(x)), 2)
-        x = functional.max_pool2d(functional.relu(self.conv2(x)), 2)
+        x = functional.relu(functional.max_pool2d(self.conv1(x), 2))
+        x = functional.relu(functional.max_pool2d(self.conv2(x), 2))
         x = functional.relu(self.conv3(x))
         logits: Tensor = self.head(functional.relu(self.fc1(x.flatten(1))))
         return logits

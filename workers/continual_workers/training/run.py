@@ -187,7 +187,7 @@ def finish(
     progress(TrainingProgress("exporting"))
     task = prepared.task
     models.load_arrays(task.net, learned.served)
-    net = task.net.cpu()
+    net = task.net.cpu().to(memory_format=torch.contiguous_format)
     onnx = exported(inputs, prepared, learned.served)
     batch = parity_batch(inputs, prepared)
     expected = predict_logits(net, batch, task.normalization, torch.device("cpu"))
