@@ -261,6 +261,8 @@ class Rehearsal:
         self.registry = Registry(self.store.unhooked(), StoreLayout(REF.namespace, REF.name))
         self.cluster.models[REF] = model or minimal_model()
         self._sequence = itertools.count(1)
+        self.capacity = 0
+        """Pods stable had when all was last at rest: what a rollout must never take away."""
         self.after_crash: Callable[[Rehearsal], None] = lambda _: None
         """What the world does while the operator is away."""
 
@@ -320,6 +322,7 @@ class Rehearsal:
                 self.after_crash(self)
                 continue
             if again is None or again >= self.deps.settings.busy_interval:
+                self.capacity = self.status.stable.replicas if self.status.stable else 0
                 return
         raise AssertionError(f"the operator does not come to rest: {self.hooks.calls[-20:]}")
 
@@ -480,9 +483,12 @@ def broken_promises(play: Rehearsal) -> list[str]:
         ]
     stable = status.stable
     if stable is not None and stable.version in play.shares:
-        pods = deployments.get(stable.version, {}).get("spec", {}).get("replicas", 0)
-        if pods < stable.replicas:
-            broken.append(f"stable {stable.version} has {pods} of {stable.replicas} pods")
+        pods, floor = (
+            deployments.get(stable.version, {}).get("spec", {}).get("replicas", 0),
+            min(stable.replicas, play.capacity),
+        )
+        if pods < floor:
+            broken.append(f"stable {stable.version} has {pods} of {floor} pods")
     by_hand = {c.version for c in (status.canary, status.next) if c is not None and c.forced}
     convicted = {r.version for r in status.versions if r.digest in status.quarantine} - by_hand
     broken += [
