@@ -163,3 +163,20 @@ def test_the_same_key_is_answered_by_the_same_version(loaded_redis: Any) -> None
         seen.setdefault(bench.accepted[fields[b"r"].decode()], set()).add(fields[b"v"])
     assert all(len(versions) == 1 for versions in seen.values())
     assert len(set().union(*seen.values())) == 2
+
+
+@pytest.mark.parametrize("original", [b"nonsense", b"\xff-1", b"99999999999999999999-0", b"1-"])
+def test_a_stranger_who_writes_field_o_harms_nobody(loaded_redis: Any, original: bytes) -> None:
+    """An `o` that is no id is ignored by worker and audit alike: answered once, under the entry's own id, never added again."""
+    bench = Bench(loaded_redis)
+    bench.route([("v1", 10_000)])
+    entry = bench.client.xadd(KEYS.requests, {"o": original, "d": b"x"}).decode()
+    bench.accepted[entry] = b""
+    with fleet(loaded_redis) as crew:
+        (worker,) = crew.start("v1")
+        bench.produce([b"x"] * 5)
+        bench.wait_for(lambda: bench.predicted() == 6, 10)
+        assert bench.drain(5)
+        assert worker.is_alive()
+    assert bench.readded == 0
+    assert bench.check() == []
