@@ -64,10 +64,10 @@ class History:
             self.state.track(rid)
         self.state.pair_is_new = False
 
-    def open_gate(self) -> None:
+    def open_gate(self, since: int | None = None) -> None:
         pair = PairUnderJudgement(
-            evidence_id=f"g{self.sequence}", purpose="canary", candidate="v2", baseline="v1", since=f"{self.now}-0",
-            margin=0.02, worst_class_margin=0.05,
+            evidence_id=f"g{self.sequence}", purpose="canary", candidate="v2", baseline="v1",
+            since=f"{self.now if since is None else since}-0", margin=0.02, worst_class_margin=0.05,
         )  # fmt: skip
         self.configure(pair)
 
@@ -304,6 +304,21 @@ def test_a_stored_state_goes_on_as_if_never_stored(seed: int, cut: int) -> None:
     finally:
         History.settle = original  # type: ignore[method-assign]  # as it was
     assert as_bytes(cut_history.state) == as_bytes(whole.state)
+
+
+def test_evidence_that_starts_again_late_does_not_take_forgotten_labels_for_missing() -> None:
+    """A margin changed after the window: requests whose labels are forgotten are no gap in the coverage."""
+    history = History(3, audit_percent=100.0)
+    history.open_gate()
+    for number in range(20):
+        history.now += 10
+        history.ask(b"", bytes([number, 1]))
+        history.label(list(history.requests)[-1], "audit", "a")
+    history.wait(30_000)
+    history.open_gate(since=START)
+    history.wait(1_000)
+    assert history.state.pair is not None
+    assert (history.state.pair.resolved, history.state.pair.coverage()) == (0, None)
 
 
 def as_bytes(state: State) -> tuple[bytes, dict[str, dict[str, bytes]]]:

@@ -121,9 +121,9 @@ class PairState:
         return cls(pair, state["population"], test, state["position"], **{name: state[name] for name in names + more})
 
 
-def begin(pair: PairUnderJudgement, population: str) -> PairState:
-    """New evidence, at wealth 1."""
-    return PairState(pair, population, PairedTest(pair.margin, pair.worst_class_margin), pair.since)
+def begin(pair: PairUnderJudgement, population: str, position: str) -> PairState:
+    """New evidence, at wealth 1, on requests after `position`."""
+    return PairState(pair, population, PairedTest(pair.margin, pair.worst_class_margin), position)
 
 
 def pair_evidence(state: PairState, class_count: int, coverage: float | None) -> PairEvidence:
@@ -175,7 +175,7 @@ def replay(
         "evidence_id": evidence_id, "purpose": purpose, "candidate": candidate, "baseline": baseline, "since": "0-0",
         "margin": margin, "worst_class_margin": worst_class_margin,
     }  # fmt: skip
-    state = begin(PairUnderJudgement.model_validate(document), "audit")
+    state = begin(PairUnderJudgement.model_validate(document), "audit", "0-0")
     for observation in observations:
         state.count(observation)
     return pair_evidence(state, class_count, None)

@@ -148,7 +148,7 @@ class State:
         if pair == (self.pair.pair if self.pair else None):
             return
         old = self.pair
-        self.pair = begin(pair, self._population()) if pair else None
+        self.pair = begin(pair, self._population(), self._horizon(pair.since)) if pair else None
         self.pair_is_new = pair is not None
         for table in (self.tables.population, self.tables.clusters, self.tables.judged, self.tables.tail):
             table.clear()
@@ -157,6 +157,11 @@ class State:
             self._release(old.pair.evidence_id)
         if pair is not None:
             self._ask_again(pair)
+
+    def _horizon(self, since: str) -> str:
+        """Where evidence can begin: labels of requests whose window has ended are forgotten, they would look unlabelled."""
+        oldest = self.clock - self.window_ms - self.settle_ms
+        return since if id_key(since)[0] >= oldest else f"{oldest}-0"
 
     def _ask_again(self, pair: PairUnderJudgement) -> None:
         """Requests that were decided before the pair was known may have answers that nobody looked for."""
