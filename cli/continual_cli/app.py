@@ -27,6 +27,12 @@ app = typer.Typer(
 )
 
 
+def print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"continual {setup.installed('continual')}")
+        raise typer.Exit
+
+
 @app.callback()
 def root(
     home: Annotated[
@@ -35,6 +41,9 @@ def root(
             "--home", help="Folder of the local cluster.", envvar=HOME_VARIABLE, show_default="~/.local/state/continual"
         ),
     ] = None,
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=print_version)
+    ] = False,
 ) -> None:
     """Image classifiers that keep learning: stream, late labels, drift, retraining, canary, promotion, rollback.
 
@@ -49,6 +58,7 @@ def root(
 
     Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 not available now, 5 conflict, 6 bytes do not match their digest, 7 training failed, 130 interrupted.
     """
+    del show_version  # its callback has printed and ended
     if home is not None:
         os.environ[HOME_VARIABLE] = str(home)
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+from typing import get_args, get_origin
 
 import pytest
 import yaml
+from continual_operator.spec import ContinualModelSpec
+from pydantic import BaseModel
 
 
 def test_what_init_prints_apply_takes(run, state):
@@ -117,3 +120,38 @@ def test_delete_names_what_it_deleted_and_knows_what_is_gone(run, digits):
     assert digits.model_names() == []
     assert run("delete", "digits").exit_code == 3
     assert run("delete", "digits", "--ignore-not-found").exit_code == 0
+
+
+def leaves(part, path="spec"):
+    """Every field of the spec that is not an object itself, as a path; `[0]` is the first item of a list of objects."""
+    for field in part.model_fields.values():
+        here = f"{path}.{field.alias}"
+        kinds = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
+        inner = [kind for kind in kinds if issubclass(kind, BaseModel)]
+        if inner:
+            yield from leaves(inner[0], here + ("[0]" if get_origin(field.annotation) is tuple else ""))
+        else:
+            yield here
+
+
+def with_nonsense(document, path):
+    """The manifest with an object where the field's value belongs."""
+    *steps, last = path.split(".")
+    here = document
+    for step in steps:
+        name, listed, _ = step.partition("[0]")
+        here = here.setdefault(name, [{}])[0] if listed else here.setdefault(name, {})
+    here[last] = {"nonsense": [True]}
+    return document
+
+
+@pytest.mark.parametrize("path", list(leaves(ContinualModelSpec)))
+def test_every_field_of_the_spec_refuses_nonsense_by_name(run, state, manifest, path):
+    """Pins that no field is left unjudged: an object where a value belongs is refused with the field's whole path."""
+    document = with_nonsense(manifest("digits"), path)
+    if path.startswith("spec.bootstrap.checkpoint"):
+        del document["spec"]["bootstrap"]["dataset"]
+    result = run("apply", "-f", "-", stdin=yaml.safe_dump(document))
+    assert result.exit_code == 2, result.output
+    assert any(line.startswith(f"error: {path}") for line in result.stderr.splitlines()), result.stderr
+    assert state.model_names() == []
