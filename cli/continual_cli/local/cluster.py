@@ -24,19 +24,16 @@ from continual_cli.local import manifests, pods, workloads
 from continual_cli.local.files import read_json, write_json
 from continual_cli.local.paths import NAMESPACE
 from continual_cli.local.pods import Action, Pod
+from continual_cli.local.probes import Prober, Verdict
 from continual_cli.local.runner import PodRunner
 from continual_cli.local.state import KIND, LocalState, timestamp
 
 log = logging.getLogger("continual.local")
 
 TICK_SECONDS = 0.2
-PROBE_UNREADY_SECONDS = 0.4
-PROBE_READY_SECONDS = 2.0
 HOUSEKEEPING_SECONDS = 5.0
-UNREADY_AFTER = 3
-"""Polls in a row that must fail before a ready pod is not ready any more."""
-
-Listener = Callable[[str, Mapping[str, Any]], None]
+LOGS_KEPT = 200
+"""Log files of processes that are gone."""
 
 
 class LocalCluster:
@@ -47,7 +44,7 @@ class LocalCluster:
         self._runner = PodRunner(state.home, environ)
         self._objects: dict[tuple[str, str], Manifest] = {}
         self._pods: dict[str, Pod] = {}
-        self._failed_probes: dict[str, int] = {}
+        self._prober = Prober(self._runner)
         self._changed: dict[ModelRef, None] = {}
         self._wake = asyncio.Event()
         self._draining = False
@@ -231,7 +228,6 @@ class LocalCluster:
         self._runner.forget(pod)
         (self._home.objects("Pod") / f"{pod.name}.json").unlink(missing_ok=True)
         del self._pods[pod.name]
-        self._failed_probes.pop(pod.name, None)
         self._notify(_model_of(pods.view(pod)))
 
     def _store_pod(self, pod: Pod, before: Pod | None) -> None:
@@ -241,27 +237,22 @@ class LocalCluster:
         self._notify(_model_of(pods.view(pod)))
 
     async def _probe_until(self, stop: asyncio.Event) -> None:
-        due: dict[str, float] = {}
         while not stop.is_set():
-            now = time.monotonic()
-            asked = [p for p in self._pods.values() if p.active and p.pid is not None and due.get(p.name, 0.0) <= now]
-            for pod in asked:
-                due[pod.name] = now + (PROBE_READY_SECONDS if pod.ready else PROBE_UNREADY_SECONDS)
-            answers = await asyncio.gather(*(self._runner.is_ready(pod) for pod in asked))
-            for pod, ready in zip(asked, answers, strict=True):
-                self._take_probe(pod, ready)
-            due = {name: at for name, at in due.items() if name in self._pods}
+            for verdict in await self._prober.round(list(self._pods.values())):
+                self._take(verdict)
             await _wait(stop, TICK_SECONDS)
 
-    def _take_probe(self, asked: Pod, ready: bool) -> None:
-        pod = self._pods.get(asked.name)
-        if pod is None or pod.attempt != asked.attempt:
+    def _take(self, verdict: Verdict) -> None:
+        """Note an answer, unless it is of a pod or an attempt that is no more; kill what hangs."""
+        pod = self._pods.get(verdict.pod)
+        if pod is None or pod.attempt != verdict.attempt:
             return
-        failed = 0 if ready else self._failed_probes.get(pod.name, 0) + 1
-        self._failed_probes[pod.name] = failed
-        after = pods.observe_ready(pod, ready or (pod.ready and failed < UNREADY_AFTER), self._clock())
+        after = pods.observe_ready(pod, verdict.ready, self._clock())
         if after != pod:
             self._store_pod(after, pod)
+        if verdict.hung and pod.active:
+            log.warning("process does not answer, killed", extra={"pod": pod.name, "pid": pod.pid})
+            self._runner.kill(pod)
 
     # -- Deployments and Jobs
 
@@ -368,6 +359,7 @@ class LocalCluster:
     def _housekeeping(self) -> None:
         for pod in self._pods.values():
             self._runner.rotate_log(pod)
+        self._runner.prune_logs({pod.name for pod in self._pods.values()}, LOGS_KEPT)
 
     def _notify(self, ref: ModelRef | None) -> None:
         if ref is not None:

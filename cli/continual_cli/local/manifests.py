@@ -23,24 +23,23 @@ IGNORED = "ignored"
 _METADATA: Tree = dict.fromkeys(
     ("name", "namespace", "labels", "annotations", "ownerReferences"), True
 ) | dict.fromkeys(("uid", "generation", "resourceVersion", "creationTimestamp", "managedFields"), IGNORED)
-_PROBE: Tree = {
-    "httpGet": {"path": True, "port": IGNORED, "scheme": IGNORED, "host": IGNORED, "httpHeaders": IGNORED}
-} | dict.fromkeys(
-    ("initialDelaySeconds", "periodSeconds", "timeoutSeconds", "successThreshold", "failureThreshold"), IGNORED
-)
+_TIMINGS = ("initialDelaySeconds", "periodSeconds", "timeoutSeconds", "failureThreshold", "successThreshold")
+_HTTP_GET: Tree = {"path": True, "port": IGNORED, "scheme": IGNORED, "host": IGNORED, "httpHeaders": IGNORED}
+_READINESS: Tree = {"httpGet": _HTTP_GET, **dict.fromkeys(_TIMINGS, IGNORED)}
+_LIVENESS: Tree = {"httpGet": _HTTP_GET, **dict.fromkeys(_TIMINGS, True)}
 _ENV: Tree = {"name": True, "value": True, "valueFrom": {"fieldRef": {"fieldPath": True, "apiVersion": IGNORED}}}
 _CONTAINER: Tree = (
     dict.fromkeys(("name", "command", "args"), True)
     | {
         "env": [_ENV],
-        "readinessProbe": _PROBE,
+        "readinessProbe": _READINESS,
+        "livenessProbe": _LIVENESS,
     }
     | dict.fromkeys(
         (
             "image",
             "imagePullPolicy",
             "lifecycle",
-            "livenessProbe",
             "ports",
             "resources",
             "securityContext",
@@ -105,6 +104,17 @@ class EnvVar:
 
 
 @dataclass(frozen=True, slots=True)
+class Liveness:
+    """When a process that runs is taken for hung, and killed."""
+
+    path: str
+    initial_delay_seconds: float
+    period_seconds: float
+    timeout_seconds: float
+    failure_threshold: int
+
+
+@dataclass(frozen=True, slots=True)
 class Container:
     """The process to run."""
 
@@ -113,6 +123,7 @@ class Container:
     env: tuple[EnvVar, ...]
     ready_path: str | None
     """Path polled for readiness; None: ready as soon as it runs."""
+    live: Liveness | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,12 +221,28 @@ def _container(container: Mapping[str, Any]) -> Container:
             value=container.get("command"),
             remedy="give the whole command",
         )
-    probe = container.get("readinessProbe")
-    if probe is not None and "httpGet" not in probe:
-        raise InvalidSpecError("local mode polls httpGet only", field=f"{path}.readinessProbe", value=probe)
     env = tuple(_variable(v, f"{path}.env[{i}]") for i, v in enumerate(container.get("env") or ()))
-    ready_path = probe["httpGet"].get("path", "/") if probe else None
-    return Container(container.get("name", "main"), command, env, ready_path)
+    ready = _http_path(container, "readinessProbe", path)
+    return Container(container.get("name", "main"), command, env, ready, _liveness(container, path))
+
+
+def _http_path(container: Mapping[str, Any], name: str, path: str) -> str | None:
+    probe = container.get(name)
+    if probe is None:
+        return None
+    if "httpGet" not in probe:
+        raise InvalidSpecError("local mode polls httpGet only", field=f"{path}.{name}", value=probe)
+    return str(probe["httpGet"].get("path", "/"))
+
+
+def _liveness(container: Mapping[str, Any], path: str) -> Liveness | None:
+    url_path = _http_path(container, "livenessProbe", path)
+    if url_path is None:
+        return None
+    probe, field = container["livenessProbe"], f"{path}.livenessProbe"
+    defaults = zip(_TIMINGS, (0, 10, 1, 3, 1), strict=True)
+    delay, period, timeout, threshold, _ = (_number(probe.get(n, d), f"{field}.{n}") for n, d in defaults)
+    return Liveness(url_path, delay, period, timeout, int(threshold))
 
 
 def _variable(variable: Mapping[str, Any], path: str) -> EnvVar:

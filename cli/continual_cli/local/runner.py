@@ -10,7 +10,7 @@ import contextlib
 import os
 import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from continual_contract import settings
@@ -41,6 +41,8 @@ INHERITED = (
 
 PROBE_SECONDS = 1.0
 LOG_BYTES = 10 << 20
+STANDING_LOGS = ("operator", "redis", "up")
+"""Folders of logs that belong to no pod."""
 LAST_WORDS_BYTES = 2048
 LAST_WORDS_LINES = 12
 
@@ -52,6 +54,7 @@ class PodRunner:
         self._home = home
         self._inherited = {name: environ[name] for name in INHERITED if name in environ}
         self._slots: dict[str, Slot] = {}
+        self._templates: dict[str, manifests.Template] = {}
 
     def observe(self, pod: Pod) -> tuple[Observation, str]:
         """What became of the current attempt, and the last words of one that ended."""
@@ -64,7 +67,7 @@ class PodRunner:
         elif action is Action.TERMINATE:
             self.terminate(pod)
         elif action is Action.KILL:
-            self._slot(pod).signal(pod.attempt, signal.SIGKILL)
+            self.kill(pod)
 
     def terminate(self, pod: Pod) -> None:
         """Ask the process to end."""
@@ -76,12 +79,15 @@ class PodRunner:
         self._slots.pop(pod.name, None)
         self._home.socket(pod.name).unlink(missing_ok=True)
 
-    async def is_ready(self, pod: Pod) -> bool:
-        """Poll `/readyz` (or what the probe names) on the pod's health socket; without a probe running is ready."""
-        container = manifests.parse_template(pod.template, "Always", ("Always", "OnFailure", "Never")).container
-        if container.ready_path is None:
-            return True
-        return await http_ok(self._home.socket(pod.name), container.ready_path)
+    def container(self, pod: Pod) -> manifests.Container:
+        """What its own template says to run and to poll."""
+        return self._template(pod).container
+
+    def socket(self, pod: Pod) -> Path:
+        return self._home.socket(pod.name)
+
+    def kill(self, pod: Pod) -> None:
+        self._slot(pod).signal(pod.attempt, signal.SIGKILL)
 
     def log_path(self, pod: Pod) -> Path:
         return self._home.logs / pod.component / f"{pod.name}.log"
@@ -89,11 +95,24 @@ class PodRunner:
     def rotate_log(self, pod: Pod) -> None:
         rotate(self.log_path(pod))
 
+    def prune_logs(self, living: Collection[str], keep: int) -> None:
+        """Remove the oldest logs of pods that are gone."""
+        of_pods = [path for path in self._home.logs.glob("*/*.log*") if path.parent.name not in STANDING_LOGS]
+        gone = [path for path in of_pods if path.name.partition(".log")[0] not in living]
+        for path in sorted(gone, key=lambda path: path.stat().st_mtime)[:-keep]:
+            path.unlink(missing_ok=True)
+
     def _slot(self, pod: Pod) -> Slot:
         return self._slots.setdefault(pod.name, Slot(self._home.pod_folder(pod.name)))
 
+    def _template(self, pod: Pod) -> manifests.Template:
+        if pod.digest not in self._templates:
+            every = ("Always", "OnFailure", "Never")
+            self._templates[pod.digest] = manifests.parse_template(pod.template, "Always", every)
+        return self._templates[pod.digest]
+
     def _start(self, pod: Pod) -> None:
-        template = manifests.parse_template(pod.template, "Always", ("Always", "OnFailure", "Never"))
+        template = self._template(pod)
         slot, folder = self._slot(pod), self._home.pod_folder(pod.name)
         slot.trim(pod.attempt)
         self._home.socket(pod.name).unlink(missing_ok=True)
@@ -126,10 +145,10 @@ class PodRunner:
         return tail(self.log_path(pod)) if seen.exit_code else ""
 
 
-async def http_ok(socket: Path, path: str) -> bool:
-    """Whether GET answers 2xx or 3xx within a second."""
+async def http_ok(socket: Path, path: str, timeout_seconds: float = PROBE_SECONDS) -> bool:
+    """Whether GET answers 2xx or 3xx in time."""
     with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-        async with asyncio.timeout(PROBE_SECONDS):
+        async with asyncio.timeout(timeout_seconds):
             reader, writer = await asyncio.open_unix_connection(socket)
             try:
                 writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())

@@ -25,7 +25,10 @@ def deployment() -> dict[str, Any]:
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": {"name": "digits-v1", "labels": {"a": "b"}},
-        "spec": {"replicas": 2, "template": {"spec": {"containers": [container], "volumes": [{"name": "tmp", "emptyDir": {}}]}}},
+        "spec": {
+            "replicas": 2,
+            "template": {"spec": {"containers": [container], "volumes": [{"name": "tmp", "emptyDir": {}}]}},
+        },
     }
 
 
@@ -61,7 +64,11 @@ REFUSED = [
     (f"{POD}.containers.0.readinessProbe", {"exec": {"command": ["true"]}}, f"{POD}.containers[0].readinessProbe.exec"),
     (f"{POD}.containers.0.env", [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s"}}}], "secretKeyRef"),
     (f"{POD}.containers.0.env", [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}], "fieldPath"),
-    (f"{POD}.containers.0.env", [{"name": "A", "value": 1}], f"{POD}.containers[0].env[0].value".removeprefix(f"{POD}.")),
+    (
+        f"{POD}.containers.0.env",
+        [{"name": "A", "value": 1}],
+        f"{POD}.containers[0].env[0].value".removeprefix(f"{POD}."),
+    ),
     (f"{POD}.containers", [{"name": "a", "command": ["a"]}, {"name": "b", "command": ["b"]}], f"{POD}.containers"),
     (f"{POD}.restartPolicy", "Never", f"{POD}.restartPolicy"),
     ("spec.strategy", {"type": "BlueGreen"}, "spec.strategy.type"),
@@ -70,7 +77,9 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("path", "value", "named"), REFUSED, ids=[f"{r[0].rpartition('.')[2]}={r[1]}" for r in REFUSED])
+@pytest.mark.parametrize(
+    ("path", "value", "named"), REFUSED, ids=[f"{r[0].rpartition('.')[2]}={r[1]}" for r in REFUSED]
+)
 def test_what_is_not_implemented_is_refused_by_name(path: str, value: Any, named: str) -> None:
     """Nothing is dropped in silence: a manifest behaves here as in a cluster, or not at all."""
     with pytest.raises(InvalidSpecError) as caught:

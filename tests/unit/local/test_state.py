@@ -40,9 +40,15 @@ def test_applying_the_same_twice_is_unchanged(state: LocalState) -> None:
 def test_an_apply_keeps_status_and_foreign_annotations(state: LocalState) -> None:
     """The verbs of the command line are annotations: an apply of the file must not undo them."""
     state.create_or_replace(manifest())
-    state.update_model("digits", lambda m: m | {"status": {"a": 1}, "metadata": m["metadata"] | {"annotations": {"verb": "x"}}})
+    state.update_model(
+        "digits", lambda m: m | {"status": {"a": 1}, "metadata": m["metadata"] | {"annotations": {"verb": "x"}}}
+    )
     model = state.create_or_replace(manifest(suspend=True)).model
-    assert (model["status"], model["metadata"]["annotations"], model["metadata"]["generation"]) == ({"a": 1}, {"verb": "x"}, 2)
+    assert (model["status"], model["metadata"]["annotations"], model["metadata"]["generation"]) == (
+        {"a": 1},
+        {"verb": "x"},
+        2,
+    )
 
 
 def test_an_invalid_change_is_refused_and_nothing_is_written(state: LocalState) -> None:

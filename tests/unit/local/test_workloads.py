@@ -11,7 +11,7 @@ from continual_cli.local.workloads import JobRecord, PodPlan
 from hypothesis import given
 from hypothesis import strategies as st
 
-NEW = Template({}, {}, Container("main", ("x",), (), None), 1.0, "Always", "new")
+NEW = Template({}, {}, Container("main", ("x",), (), None, None), 1.0, "Always", "new")
 NOW = 1_000.0
 
 
@@ -51,7 +51,10 @@ def test_recreate_starts_nothing_new_while_anything_old_lives() -> None:
 
 PODS = st.lists(
     st.builds(
-        lambda digest, ready, deleting: (digest, ready, deleting), st.sampled_from(["old", "new"]), st.booleans(), st.booleans()
+        lambda digest, ready, deleting: (digest, ready, deleting),
+        st.sampled_from(["old", "new"]),
+        st.booleans(),
+        st.booleans(),
     ),
     max_size=6,
 )
