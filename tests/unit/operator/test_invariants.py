@@ -102,6 +102,28 @@ class Life(RuleBasedStateMachine):
         kind = "correction" if correction else "train"
         shards = (*(shard(n, samples=20) for n in range(1, self.sequence)), shard(self.sequence, kind=kind))
         self.play.report(pairs, held, worse, coverage_percent=coverage, age=age, drift_alarms=alarms, shards=shards)
+        self.the_operator_looks(4, ready=True)
+
+    @rule(looks=st.integers(1, 4), good=st.booleans())
+    def the_canary_is_labelled(self, looks: int, good: bool) -> None:
+        """The ordinary course of things, without which a random life is spent waiting."""
+        for _ in range(looks):
+            self.play.pass_time(2.0)
+            if self.play.config is not None:
+                self.play.report(
+                    60, held=9.0 if good else 0.0, worse=0.0 if good else 9.0, shards=(shard(self.sequence + 1),)
+                )
+            self.the_operator_looks(5, ready=True)
+
+    @rule()
+    def the_next_candidate_is_trained(self) -> None:
+        self.sequence += 1
+        self.play.pass_time(2.0)
+        if self.play.config is not None:
+            self.play.report(shards=tuple(shard(n, samples=20) for n in range(1, self.sequence + 1)))
+        self.the_operator_looks(4, ready=True)
+        self.the_training_ends("good")
+        self.the_operator_looks(4, ready=True)
 
     @rule(how=st.sampled_from(["good", "good", "worse", "failed"]))
     def the_training_ends(self, how: str) -> None:
