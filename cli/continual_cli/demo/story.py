@@ -33,6 +33,7 @@ LABELLED_RATE = 45.0
 SCORE_ONLY_RATE = 70.0
 SCORED = 2000
 """Score-only requests behind every accuracy figure."""
+JUDGES = ("gate", "probation", "bad")
 WRONG_LABELS = 800
 WRONG_RATE = 120.0
 NIGHT_SHIFT = Labeler("night-shift", "truth", off_by=3)
@@ -162,15 +163,15 @@ class Story:
 
     def probation(self) -> None:
         """The old version stays warm and shadow-scores until the new one has proved itself."""
-        self.feeder.show(pools=("probation",))
+        self.feeder.show(pools=("gate", "probation"))
         self.wait("the end of probation", lambda: self._owners() == [self.marks.good_version] and self._settled())
         self.tell("decision", f"{self.marks.good_version} passed its probation")
 
     def bad_candidate(self) -> None:
-        """Wrong labels are imported, the offline gate only observes: the live gate has to catch what was learned from them."""
-        self.cluster.patch(lambda spec: spec["rollout"].setdefault("offlineGate", {}).update(mode="Observe"))
+        """Wrong labels are imported and learned without replay, the offline gate only observes: the live gate has to catch it."""
+        self.cluster.patch(make_careless)
         self.feeder.show(pools=("calm", "learn"), labeler=NIGHT_SHIFT, labelled_rate=WRONG_RATE, same_frames=False)
-        self.tell("world", "a night shift imports wrong labels; the offline gate only observes")
+        self.tell("world", "a night shift imports wrong labels; replay is off, the offline gate only observes")
         self.wait("the wrong labels", lambda: self._labels_by(NIGHT_SHIFT.name) >= WRONG_LABELS)
         before = self._newest_shard()
         self.wait("a shard of them", lambda: self._newest_shard() > before)
@@ -180,7 +181,7 @@ class Story:
         self.feeder.show(labeler=Labeler(), labelled_rate=IDLE_LABELLED_RATE)
         self.tell("training", "a Job retrains on them, trigger Manual")
         self.wait("the bad candidate in the shadow", self._judging)
-        self.feeder.show(pools=("bad",), labelled_rate=LABELLED_RATE, same_frames=True)
+        self.feeder.show(pools=JUDGES, labelled_rate=LABELLED_RATE, same_frames=True)
         self.marks.bad_version = self._block("canary")["version"]
         if self.marks.bad_version in versions:
             raise StoryError(f"{self.marks.bad_version} is no new version")
@@ -188,7 +189,7 @@ class Story:
         self.wait("the rollback", lambda: self._phase_of(self.marks.bad_version) == "RolledBack")
         self.tell("decision", f"{self.marks.bad_version} is rolled back")
         self.marks.recovered_until = self.feeder.seconds()
-        self.cluster.patch(lambda spec: spec["rollout"]["offlineGate"].update(mode="Enforce"))
+        self.cluster.patch(make_careful)
 
     def correct(self) -> None:
         """One image that was answered wrongly is corrected; the new checkpoint answers it rightly."""
@@ -205,7 +206,7 @@ class Story:
         )
         self.tell("correction", f"checked again: fixed {str(self.marks.correction.get('fixed')).lower()}")
         self.wait("the corrected version to serve", lambda: self._stable() != stable or self._owners() != [stable])
-        self.feeder.show(pools=("probation",), same_frames=True)
+        self.feeder.show(pools=JUDGES, same_frames=True)
         self.wait("the end of its probation", self._settled)
         self.tell("decision", f"{self._stable()} passed its probation")
 
@@ -320,6 +321,16 @@ class Story:
             if answer and answer.version == stable and answer.class_name != self._truth(request_id):
                 return answer
         return None
+
+
+def make_careless(spec: dict[str, Any]) -> None:
+    """What somebody in a hurry does: no replay, and an offline gate that is not in the way."""
+    spec["rollout"]["offlineGate"] = {"mode": "Observe"}
+    spec["retraining"]["strategy"] = "fine-tune"
+
+
+def make_careful(spec: dict[str, Any]) -> None:
+    del spec["rollout"]["offlineGate"], spec["retraining"]["strategy"]
 
 
 def adapt(manifest: dict[str, Any]) -> dict[str, Any]:

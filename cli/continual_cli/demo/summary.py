@@ -153,9 +153,9 @@ def notes(summary: Mapping[str, Any], seed: int) -> tuple[str, ...]:
             "were seen before; there k is index and phase."
         ),
         (
-            "The bad candidate learned from an import of wrong labels (source truth, which this model does not let judge) while "
-            "offlineGate.mode was Observe; correct labels (source audit) convicted it. rollout.gate.minCoverage is lowered, because the labels "
-            "of score-only requests never come."
+            "The bad candidate learned from an import of wrong labels (source truth, which this model does not let judge) with strategy "
+            "fine-tune, while offlineGate.mode was Observe; correct labels (source audit) convicted it. rollout.gate.minCoverage is "
+            "lowered, because the labels of score-only requests never come."
         ),
         "The canary's deviation counts keys, not requests: all requests of one key go to one version.",
     )
