@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from continual_cli.local.cluster import LocalCluster
@@ -31,7 +31,7 @@ class LocalWorld:
         self.state = LocalState(Home(folder / "home").create())
         self.cluster: Cluster = LocalCluster(self.state, os.environ)
 
-    async def __aenter__(self) -> LocalWorld:
+    async def __aenter__(self) -> Self:
         self._stop = asyncio.Event()
         self._task = asyncio.create_task(self.cluster.run(self._stop))
         return self
@@ -324,7 +324,10 @@ def test_a_job_fails_when_its_failures_exceed_the_limit(play: Any) -> None:
         await world.cluster.create(job("echo diverged; exit 7", backoffLimit=1))
         status = (await finished_job(world))["status"]
         assert (status["succeeded"], status["failed"]) == (0, 2)
-        assert (status["conditions"][-1]["type"], status["conditions"][-1]["reason"]) == ("Failed", "BackoffLimitExceeded")
+        assert (status["conditions"][-1]["type"], status["conditions"][-1]["reason"]) == (
+            "Failed",
+            "BackoffLimitExceeded",
+        )
         ends = [p["status"]["containerStatuses"][0]["state"]["terminated"] for p in await views(world, "Pod")]
         assert [(e["exitCode"], "diverged" in e["message"]) for e in ends] == [(7, True), (7, True)]
 
@@ -406,7 +409,13 @@ def test_children_go_with_their_model(play: Any) -> None:
         uid = world.put_model()["metadata"]["uid"]
         owned = deployment()
         owned["metadata"]["ownerReferences"] = [
-            {"apiVersion": "continual.dev/v1alpha1", "kind": "ContinualModel", "name": "digits", "uid": uid, "controller": True}
+            {
+                "apiVersion": "continual.dev/v1alpha1",
+                "kind": "ContinualModel",
+                "name": "digits",
+                "uid": uid,
+                "controller": True,
+            }
         ]
         await world.cluster.apply(owned)
         await ready_deployment(world, 1)
@@ -455,5 +464,21 @@ def test_a_process_learns_its_pod_from_field_references(play: Any, tmp_path: Pat
 
         await eventually(written)
         assert out.read_text().strip() == f"hello {pod['metadata']['name']}"
+
+    play(scene)
+
+
+def test_a_command_that_cannot_be_run_is_told_from_one_that_fails(play: Any) -> None:
+    """A wrong path is the installation's fault, not the model's."""
+
+    async def scene(world: Any) -> None:
+        manifest = job("unused", backoffLimit=0)
+        manifest["spec"]["template"]["spec"]["containers"][0]["command"] = ["/no/such/command"]
+        await world.cluster.create(manifest)
+        await finished_job(world)
+        [pod] = await views(world, "Pod")
+        ended = _state(pod)["terminated"]
+        assert (ended["reason"], ended["exitCode"]) == ("StartError", 128)
+        assert "/no/such/command" in ended["message"]
 
     play(scene)

@@ -99,7 +99,7 @@ class PodRunner:
         """Remove the oldest logs of pods that are gone."""
         of_pods = [path for path in self._home.logs.glob("*/*.log*") if path.parent.name not in STANDING_LOGS]
         gone = [path for path in of_pods if path.name.partition(".log")[0] not in living]
-        for path in sorted(gone, key=lambda path: path.stat().st_mtime)[:-keep]:
+        for path in sorted(gone, key=lambda path: path.stat().st_mtime)[: max(0, len(gone) - keep)]:
             path.unlink(missing_ok=True)
 
     def _slot(self, pod: Pod) -> Slot:
