@@ -59,7 +59,7 @@ def collect(draft: Draft) -> Draft:
 
 def _failed(draft: Draft, training: Training, reason: str, message: str) -> Draft:
     ended = training.model_copy(
-        update={"state": "Failed", "reason": reason, "message": message[:300], "ended": draft.now}
+        update={"state": "Failed", "reason": reason, "message": message[:300], "ended": draft.now, "progress": None}
     )
     retrained = _closed(draft, training, "failed").model_copy(update={"failures": draft.status.retrained.failures + 1})
     draft = draft.to(training=ended, retrained=retrained)
@@ -75,7 +75,9 @@ def _published(draft: Draft, training: Training, digest: str) -> Draft:
     if manifest.mode == "retrain":
         through = max(retrained.trained_through, manifest.trained_through)
         retrained = retrained.model_copy(update={"trained_through": through})
-    ended = training.model_copy(update={"state": "Succeeded", "reason": reasons.TRAINED, "ended": draft.now})
+    ended = training.model_copy(
+        update={"state": "Succeeded", "reason": reasons.TRAINED, "ended": draft.now, "progress": None}
+    )
     return _judge(draft.to(training=ended, retrained=retrained), training, manifest, digest)
 
 
