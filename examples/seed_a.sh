@@ -18,13 +18,13 @@ run local up -f "$here/cifar10.yaml" --detach --wait --timeout 240
 
 step "The producer: JSON lines {id, image: base64 float32, label}; each label follows a second later"
 make_data json "$data" --count 300 --name morning |
-  run produce - --shape json-base64-float32 --rate 60 --labels-after 1
+  run produce - --shape json-base64-float32 --dedupe morning --rate 60 --labels-after 1
 echo "the same ids again are not enqueued twice:"
 make_data json "$data" --count 20 --name morning |
-  run produce - --shape json-base64-float32 --rate 0
+  run produce - --shape json-base64-float32 --dedupe morning --rate 0
 
 step "The consumer: right or wrong as labels come, and the running accuracy"
-run consume --from 0 --score | tail -n 8
+run consume --from 0 --score --follow --idle 3 | tail -n 8
 
 step "Learning goes on: a training on the labelled stream; its candidate must prove itself before it serves"
 run retrain

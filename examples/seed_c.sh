@@ -34,5 +34,5 @@ step "2 the query app"
 run produce "$data/test.npz" --redis-url "$url" --model digits --checkpoint "$out/run" --rate 100 --count 200 --labels-after 0.5
 
 step "3 the printing consumer"
-run consume --redis-url "$url" --model digits --from 0 --score | tail -n 8
+run consume --redis-url "$url" --model digits --from 0 --score --follow --idle 3 | tail -n 8
 echo; echo "plots and predictions: $out/run"
