@@ -35,6 +35,17 @@ def test_it_learns_new_classes_and_keeps_the_old(school, strategy: str) -> None:
     assert school.lab.accuracy(manifest, school.old_test) >= 0.85
 
 
+def test_joint_trains_on_everything_that_was_ever_stored(school) -> None:
+    """With room for ten in the buffer, the bootstrap's data set and an earlier version's shard are found again."""
+    lab, classes = school.lab, school.lab.labels[school.new]
+    first, second = school.new[classes < 8], school.new[classes >= 8]
+    between = lab.train(lab.retrain_inputs(school.parent, (lab.shard(first),), epochs=1, replay_capacity=10))
+    inputs = lab.retrain_inputs(between.manifest, (lab.shard(second),), strategy="joint", replay_capacity=10)
+    manifest = lab.manifest(lab.train(inputs))
+    assert lab.accuracy(manifest, school.old_test) >= 0.9
+    assert lab.accuracy(manifest, school.new_test) >= 0.85
+
+
 @pytest.mark.parametrize("strategy", ["fine-tune", "lwf"])
 def test_the_battery_convicts_a_strategy_that_forgets(school, strategy: str) -> None:
     """Mutation check: without replay the new classes are learned and the old ones are lost."""

@@ -65,7 +65,7 @@ from continual_workers.training.run import (
 from continual_workers.training.runtime import OnnxClassifier, softmax
 from continual_workers.training.samples import Images, Samples, split_held_out, without
 from continual_workers.training.scoring import recall_per_class, share
-from continual_workers.training.state import decode_checkpoint, decode_resume, encode_resume
+from continual_workers.training.state import Origin, decode_checkpoint, decode_resume, encode_resume
 from continual_workers.training.stats import batches_of, normalization_of
 from continual_workers.training.strategies import strategy
 
@@ -221,7 +221,7 @@ def _prepared(inputs: TrainingInputs, options: RunOptions, train: Samples, test:
         device=device_of(inputs.device),
     )
     task = replace(task, epochs=bootstrap_epochs(inputs.epochs, len(train), task.new_batch))
-    return Prepared(task, task.buffer, train, None, None, 0, 0, train.take([]))
+    return Prepared(task, task.buffer, train, None, None, 0, 0, train.take([]), Origin(inputs.dataset))
 
 
 def _learn_in(folder: Path, inputs: TrainingInputs, task: Task, progress: Progress) -> Learned:
@@ -418,7 +418,7 @@ def _correction_of(
     )
     experience = max(state.buffer.next_experience - 1, 0)
     return inputs, Prepared(
-        task, task.buffer, corrections, parent, None, manifest.trained_through, experience, corrections
+        task, task.buffer, corrections, parent, None, manifest.trained_through, experience, corrections, state.origin
     )
 
 

@@ -25,7 +25,7 @@ from continual_workers.training.datasets import from_shard, load_dataset
 from continual_workers.training.export import weights_in
 from continual_workers.training.learner import Task, device_of
 from continual_workers.training.samples import Samples, concatenate, split_held_out, without
-from continual_workers.training.state import ParentState, decode_checkpoint
+from continual_workers.training.state import Origin, ParentState, decode_checkpoint
 from continual_workers.training.stats import batches_of, normalization_of
 from continual_workers.training.strategies import Strategy, strategy
 
@@ -68,6 +68,7 @@ class Prepared:
     trained_through: int
     experience: int
     corrections: Samples
+    origin: Origin
 
 
 def prepare(inputs: TrainingInputs, where: Where) -> Prepared:
@@ -92,7 +93,7 @@ def _prepare_bootstrap(inputs: TrainingInputs, where: Where) -> Prepared:
     buffer = ReplayBuffer.empty(inputs.replay_capacity, inputs.input, len(inputs.classes), inputs.seed)
     task = _task(inputs, train, held, buffer, normalization, strategy("joint"), _start(inputs, where), None)
     longer = replace(task, epochs=bootstrap_epochs(inputs.epochs, len(train), task.new_batch))
-    return Prepared(longer, buffer, train, None, digest, 0, 0, train.take([]))
+    return Prepared(longer, buffer, train, None, digest, 0, 0, train.take([]), Origin(inputs.dataset))
 
 
 def bootstrap_epochs(epochs: int, samples: int, batch: int) -> int:
@@ -140,6 +141,7 @@ def _prepare_descendant(inputs: TrainingInputs, where: Where) -> Prepared:
         max(data.trained_through, parent.manifest.trained_through),
         experience,
         fresh if is_correction else fresh.take([]),
+        parent.state.origin.with_shards(chosen),
     )
 
 
@@ -158,7 +160,7 @@ def load_parent(inputs: TrainingInputs, where: Where) -> Parent:
     onnx = where.registry.get_blob(manifest.onnx)
     if manifest.state is None or manifest.state_meta is None:
         empty = ReplayBuffer.empty(inputs.replay_capacity, inputs.input, len(manifest.classes), inputs.seed)
-        return Parent(manifest, ParentState(weights_in(onnx), empty), onnx)
+        return Parent(manifest, ParentState(weights_in(onnx), empty, Origin()), onnx)
     blobs = where.registry.get_blob(manifest.state), where.registry.get_blob(manifest.state_meta)
     return Parent(manifest, decode_checkpoint(*blobs, capacity=inputs.replay_capacity), onnx)
 
@@ -185,7 +187,8 @@ def _training_part(
     if method.data == "buffer":
         trial = _with_fresh(buffer, fresh)
         return Samples(trial.images, trial.labels, inputs.classes)
-    parts = [_bootstrap_part(inputs, where), load_shards(inputs, where, lineage(where.registry, str(inputs.parent)))]
+    origin = parent.state.origin
+    parts = [_bootstrap_part(inputs, where, origin), load_shards(inputs, where, origin.shards)]
     remembered = Samples(buffer.images, buffer.labels, inputs.classes)
     everything = concatenate([*parts, remembered, fresh], inputs.input, inputs.classes)
     return without(_unique(everything), holdout)
@@ -199,33 +202,17 @@ def _with_fresh(buffer: ReplayBuffer, fresh: Samples) -> ReplayBuffer:
     return trial
 
 
-def _bootstrap_part(inputs: TrainingInputs, where: Where) -> Samples:
-    if inputs.dataset is None:
+def _bootstrap_part(inputs: TrainingInputs, where: Where, origin: Origin) -> Samples:
+    ref = inputs.dataset or origin.dataset
+    if ref is None:
         return concatenate([], inputs.input, inputs.classes)
-    samples = load_dataset(inputs.dataset, where.data_root, where.store, inputs.input, inputs.classes)
-    return split_held_out(samples, inputs.holdout_percent)[0]
+    return load_dataset(ref, where.data_root, where.store, inputs.input, inputs.classes)
 
 
 def _unique(samples: Samples) -> Samples:
     """The last sample of each image: the newest label wins."""
     last = {image.tobytes(): i for i, image in enumerate(samples.images)}
     return samples.take(sorted(last.values()))
-
-
-def lineage(registry: Registry, digest: str) -> tuple[str, ...]:
-    """Training shards of all ancestors whose manifests still exist, oldest first."""
-    shards: list[str] = []
-    current: str | None = digest
-    while current is not None:
-        try:
-            manifest = registry.manifest(current)
-            listed = registry.data_list(manifest.data).train if manifest.data else ()
-        except NotFoundError:
-            log.warning("an ancestor is gone; its data come from the replay buffer only", extra={"digest": current})
-            break
-        shards = [*listed, *shards]
-        current = manifest.parent
-    return tuple(dict.fromkeys(shards))
 
 
 def _drop_held_out(buffer: ReplayBuffer, holdout: Samples) -> None:

@@ -275,6 +275,7 @@ def publishable(
         "strategy": inputs.strategy,
         "seed": inputs.seed,
         "experience": prepared.experience,
+        **prepared.origin.fields(),
     }
     state, meta = encode_checkpoint(learned.weights, learned.served, finished.buffer, fields)
     return CheckpointManifest(

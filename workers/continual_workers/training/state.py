@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from continual_contract.artifacts import DatasetRef
 from continual_contract.errors import IntegrityError
 from continual_contract.ids import canonical_json
 from numpy.typing import NDArray
@@ -29,11 +30,26 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """All data behind a version: the bootstrap's dataset and every shard since. Inherited, so that `joint` finds them."""
+
+    dataset: DatasetRef | None = None
+    shards: tuple[str, ...] = ()
+
+    def with_shards(self, digests: tuple[str, ...]) -> Origin:
+        return Origin(self.dataset, tuple(dict.fromkeys((*self.shards, *digests))))
+
+    def fields(self) -> dict[str, Any]:
+        return {"dataset": self.dataset and self.dataset.model_dump(), "shards": list(self.shards)}
+
+
+@dataclass(frozen=True, slots=True)
 class ParentState:
-    """A parent as the next training needs it: averaged weights by name, and its replay buffer."""
+    """A parent as the next training needs it: averaged weights by name, its replay buffer, and what it ever learned from."""
 
     weights: Arrays
     buffer: ReplayBuffer
+    origin: Origin
 
 
 def encode_checkpoint(
@@ -50,11 +66,12 @@ def decode_checkpoint(data: bytes, meta: bytes, capacity: int | None) -> ParentS
     try:
         arrays, fields = load(data), json.loads(meta)
         buffer = ReplayBuffer.restore(fields["capacity"] if capacity is None else capacity, arrays, fields["rng"])
+        dataset = fields["dataset"] and DatasetRef(**fields["dataset"])
     except (SafetensorError, ValueError, KeyError) as error:
         raise IntegrityError(
             f"the parent's state cannot be read: {error}", field="state", remedy="train from another version"
         ) from error
-    return ParentState(_without_prefix("ema", arrays), buffer)
+    return ParentState(_without_prefix("ema", arrays), buffer, Origin(dataset, tuple(fields["shards"])))
 
 
 def encode_resume(state: LearnState) -> bytes:
