@@ -1,10 +1,13 @@
-"""Build a pinned third-party binary from its Go module, once per pin.
+"""Build pinned third-party binaries from their Go modules, once per pin.
 
-    python hack/tools/build.py minio        prints the binary's path as its last line
+    python hack/tools/build.py minio              prints the binary's path as its last line
+    python hack/tools/build.py etcd kubernetes    several, or a whole family: one path per line, in that order
+    python hack/tools/build.py kubelet            what a family's name does not stand for is built by its own name
 
-Each family `hack/tools/<family>/` holds a go.mod with a `tool` line and its go.sum: that pair is the pin, and its hash names the
-cache folder (${XDG_CACHE_HOME:-~/.cache}/continual/tools/<hash>/). A folder named by CONTINUAL_TOOLS that holds the binary wins.
-A first build of MinIO takes about four minutes on two cores; afterwards nothing is built. Two builds at once wait for each other.
+Each family `hack/tools/<family>/` holds a go.mod with `tool` lines and its go.sum: that pair is the pin, and its hash names the
+cache folder (${XDG_CACHE_HOME:-~/.cache}/continual/tools/<hash>/). A binary in the folder CONTINUAL_TOOLS, or in KUBEBUILDER_ASSETS,
+wins. First builds take minutes (MinIO four, etcd one, what the cluster tests need of Kubernetes eight on two cores); afterwards
+nothing is built. Two builds at once wait for each other.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,22 +23,45 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+OWN_FOLDERS = ("CONTINUAL_TOOLS", "KUBEBUILDER_ASSETS")
+"""Environment variables that name a folder of binaries somebody brings along, the first one first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A binary: its module family and its main package."""
+    """A binary: its module family, its main package, and whether the family's name stands for it."""
 
     family: str
     package: str
-    ldflags: str = "-s -w"
+    by_family: bool = True
 
 
-TOOLS = {"minio": Tool("minio", "github.com/minio/minio")}
+TOOLS = {
+    "minio": Tool("minio", "github.com/minio/minio"),
+    "etcd": Tool("etcd", "go.etcd.io/etcd/server/v3"),
+    "kube-apiserver": Tool("kubernetes", "k8s.io/kubernetes/cmd/kube-apiserver"),
+    "kube-controller-manager": Tool("kubernetes", "k8s.io/kubernetes/cmd/kube-controller-manager"),
+    "kubectl": Tool("kubernetes", "k8s.io/kubernetes/cmd/kubectl"),
+    "kube-scheduler": Tool("kubernetes", "k8s.io/kubernetes/cmd/kube-scheduler", by_family=False),
+    "kubelet": Tool("kubernetes", "k8s.io/kubernetes/cmd/kubelet", by_family=False),
+    "kube-proxy": Tool("kubernetes", "k8s.io/kubernetes/cmd/kube-proxy", by_family=False),
+    "kubeconform": Tool("kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform"),
+}
 
 
 class BuildError(Exception):
     """The binary cannot be had; the message says what to do."""
+
+
+def wanted(words: list[str]) -> list[str]:
+    """Binaries that the words of the command line stand for, each once; raises KeyError for an unknown word."""
+    names: list[str] = []
+    for word in words:
+        family = [name for name, tool in TOOLS.items() if tool.family == word and tool.by_family]
+        if word not in TOOLS and not family:
+            raise KeyError(word)
+        names += [word] if word in TOOLS else family
+    return list(dict.fromkeys(names))
 
 
 def pin(family: Path) -> str:
@@ -45,6 +72,15 @@ def pin(family: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def link_flags(module_file: str) -> str:
+    """Stripped; Kubernetes is also told its version, or it says v0.0.0 and Helm and skew checks break."""
+    version = re.search(r"\bk8s\.io/kubernetes (v(\d+)\.(\d+)\S+)", module_file)
+    if version is None:
+        return "-s -w"
+    stamp = {"gitVersion": version[1], "gitMajor": version[2], "gitMinor": version[3]}
+    return " ".join(["-s -w", *(f"-X k8s.io/component-base/version.{name}={value}" for name, value in stamp.items())])
+
+
 def cached(name: str) -> Path:
     """Where the binary lies once it is built."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -52,10 +88,10 @@ def cached(name: str) -> Path:
 
 
 def provided(name: str) -> Path | None:
-    """The binary in the folder CONTINUAL_TOOLS, where somebody brings their own."""
-    folder = os.environ.get("CONTINUAL_TOOLS")
-    path = Path(folder, name) if folder else None
-    return path if path is not None and os.access(path, os.X_OK) else None
+    """The binary in a folder of somebody's own."""
+    folders = (os.environ.get(variable) for variable in OWN_FOLDERS)
+    paths = (Path(folder, name) for folder in folders if folder)
+    return next((path for path in paths if os.access(path, os.X_OK)), None)
 
 
 def ensure(name: str) -> Path:
@@ -80,21 +116,28 @@ def build(tool: Tool, path: Path) -> None:
             f"or set CONTINUAL_TOOLS to a folder that holds {path.name}"
         )
     print(f"building {tool.package} (once, a few minutes) …", file=sys.stderr)
-    partial = path.with_suffix(".partial")
-    command = [go, "build", "-mod=readonly", "-trimpath", "-ldflags", tool.ldflags, "-o", str(partial), tool.package]
+    family, partial = HERE / tool.family, path.with_suffix(".partial")
+    flags = link_flags((family / "go.mod").read_text())
+    command = [go, "build", "-mod=readonly", "-trimpath", "-ldflags", flags, "-o", str(partial), tool.package]
     environment = os.environ | {"CGO_ENABLED": "0"}
-    done = subprocess.run(["nice", "-n", "10", *command], cwd=HERE / tool.family, env=environment, check=False)
+    done = subprocess.run(["nice", "-n", "10", *command], cwd=family, env=environment, check=False)
     if done.returncode:
         raise BuildError(f"`{' '.join(command)}` failed with {done.returncode}; its output is above")
     partial.rename(path)
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) != 1 or arguments[0] not in TOOLS:
-        print(f"usage: build.py {'|'.join(TOOLS)}", file=sys.stderr)
+    try:
+        names = wanted(arguments)
+    except KeyError:
+        names = []
+    if not names:
+        known = sorted({*TOOLS, *(tool.family for tool in TOOLS.values())})
+        print(f"usage: build.py NAME...   one or several of {' '.join(known)}", file=sys.stderr)
         return 2
     try:
-        print(ensure(arguments[0]))
+        for name in names:
+            print(ensure(name), flush=True)
     except BuildError as error:
         print(f"error: {error}", file=sys.stderr)
         return 4
