@@ -22,7 +22,7 @@ def parse_duration(value: object) -> timedelta:
     """Read `1h30m`, `500ms`, `0s`; raises ValueError with the remedy."""
     if isinstance(value, timedelta):
         return value
-    if not isinstance(value, str) or not re.match(DURATION, value) or len(value) > 16:
+    if not isinstance(value, str) or not re.fullmatch(DURATION, value) or len(value) > 16:
         raise ValueError("is not a duration; write numbers with units h, m, s or ms, e.g. 24h or 1h30m")
     return timedelta(seconds=sum(float(number) * _SECONDS[unit] for number, unit in _PART.findall(value)))
 
@@ -41,7 +41,7 @@ def format_duration(value: timedelta) -> str:
 def parse_quantity(value: object) -> Decimal:
     """Read `500m`, `2Gi`, `1`; raises ValueError with the remedy."""
     text = str(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else ""
-    match = re.match(QUANTITY, text)
+    match = re.fullmatch(QUANTITY, text)
     if match is None:
         raise ValueError("is not a quantity; write e.g. 500m, 2 or 2Gi")
     number, suffix = match.group(1), match.group(3) or ""

@@ -54,6 +54,15 @@ class SpecPart(BaseModel):
         validate_default=False, strict=True,
     )  # fmt: skip
 
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, data: Any) -> Any:
+        """`serving:` with nothing behind it means its default: the API server drops nulls, and so does one machine."""
+        if not isinstance(data, dict):
+            return data
+        ours = {field.alias for field in cls.model_fields.values()}
+        return {name: value for name, value in data.items() if value is not None or name not in ours}
+
 
 def _quantity(value: object) -> int:
     return int(parse_quantity(value))
@@ -471,7 +480,7 @@ def _identity_problems(obj: Manifest, metadata: Manifest) -> list[str]:
     if obj.get("kind") != labels.KIND:
         problems.append(f"kind: is not ours (got {obj.get('kind')!r}); write {labels.KIND}")
     name = metadata.get("name")
-    if not isinstance(name, str) or len(name) > 40 or not NAME.match(name):
+    if not isinstance(name, str) or len(name) > 40 or not NAME.fullmatch(name):
         problems.append(
             f"metadata.name: must be a lower-case DNS label that starts with a letter, at most 40 characters (got {name!r}); "
             "rename the model"

@@ -1,0 +1,114 @@
+"""The operator of the cluster tests: its own service account, and `python -m continual_operator` as a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from control_plane import MODELS, ControlPlane, die_with_parent, free_port
+
+RBAC = Path(__file__).with_name("rbac.yaml")
+ACCOUNT = "continual-operator"
+PATHS = {
+    "ServiceAccount": "/api/v1/namespaces/{}/serviceaccounts",
+    "Role": "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/roles",
+    "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/rolebindings",
+    "Deployment": "/apis/apps/v1/namespaces/{}/deployments",
+    "Job": "/apis/batch/v1/namespaces/{}/jobs",
+    "Pod": "/api/v1/namespaces/{}/pods",
+    "Lease": "/apis/coordination.k8s.io/v1/namespaces/{}/leases",
+    "Event": "/api/v1/namespaces/{}/events",
+    "ContinualModel": MODELS.replace("{namespace}", "{}"),
+}
+
+
+def until(claim: str, holds: Callable[[], Any], seconds: float = 30) -> Any:
+    """The value, once another process has made it true; fails with the claim."""
+    deadline = time.monotonic() + seconds
+    while not (value := holds()):
+        assert time.monotonic() < deadline, claim
+        time.sleep(0.1)
+    return value
+
+
+def objects(plane: ControlPlane, kind: str, namespace: str) -> list[dict[str, Any]]:
+    answer = plane.get(PATHS[kind].format(namespace))
+    assert answer.ok, answer.message
+    return list(answer.body["items"])
+
+
+def operator_account(plane: ControlPlane, namespace: str, role: Callable[[dict[str, Any]], None] | None = None) -> Path:
+    """Create the account with its rights in `namespace` (changed by `role`); returns a kubeconfig with its token."""
+    for manifest in yaml.safe_load_all(RBAC.read_text()):
+        if manifest["kind"] == "RoleBinding":
+            manifest["subjects"][0]["namespace"] = namespace
+        if manifest["kind"] == "Role" and role is not None:
+            role(manifest)
+        path = f"{PATHS[manifest['kind']].format(namespace)}/{manifest['metadata']['name']}"
+        answer = plane.apply(path, manifest)
+        assert answer.ok, answer.message
+    request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}}
+    answer = plane.create(f"{PATHS['ServiceAccount'].format(namespace)}/{ACCOUNT}/token", request)
+    assert answer.ok, answer.message
+    token = answer.body["status"]["token"]
+    file = plane.folder / f"kubeconfig-{namespace}"
+    plane.write_kubeconfig(file, token)
+    models = MODELS.format(namespace=namespace)
+    if role is None:
+        until("the role is in force", lambda: plane.get(models, token=token).ok)
+    return file
+
+
+class OperatorProcess:
+    """One `python -m continual_operator`."""
+
+    def __init__(self, name: str, folder: Path, kubeconfig: Path, namespace: str, redis_url: str, **env: str) -> None:
+        self.name, self.log_file, self.port = name, folder / f"operator-{name}.log", free_port()
+        (folder / "store").mkdir(exist_ok=True)
+        images = {f"CONTINUAL_{part}_IMAGE": "continual-test" for part in ("INFERENCE", "EVALUATOR", "TRAINER")}
+        environment = {
+            "PATH": os.environ["PATH"],
+            "KUBECONFIG": str(kubeconfig),
+            "CONTINUAL_OPERATOR_NAMESPACE": namespace,
+            "CONTINUAL_INSTALLATION": namespace,
+            "CONTINUAL_REDIS_URL": redis_url,
+            "CONTINUAL_STORE_URL": f"file://{folder / 'store'}",
+            "CONTINUAL_POD": name,
+            "CONTINUAL_LIVENESS_URL": f"http://127.0.0.1:{self.port}/healthz",
+            **images,
+            **env,
+        }
+        with self.log_file.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "continual_operator"], env=environment, stdout=log, stderr=log, cwd=folder,
+                preexec_fn=die_with_parent,  # noqa: PLW1509 -- one prctl call
+            )  # fmt: skip
+
+    def log(self) -> str:
+        return self.log_file.read_text(errors="replace")
+
+    def lines(self, message: str) -> list[dict[str, Any]]:
+        """The log lines with this message."""
+        parsed = (json.loads(line) for line in self.log().splitlines() if line.startswith("{"))
+        return [line for line in parsed if line["message"] == message]
+
+    def leads(self) -> bool:
+        assert self.process.poll() is None, self.log()[-3000:]
+        return bool(self.lines("leading"))
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.kill()
+        self.process.wait(20)
