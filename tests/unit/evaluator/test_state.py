@@ -202,7 +202,7 @@ def test_mutation_without_separation_the_books_are_wrong(
 ) -> None:
     """Samples released during the gate, a holdout by chance, units by request: each leaves a wrong book somewhere."""
     monkeypatch.setattr(target, name, mutant)
-    assert any(complaint in wrong for seed in range(60) for wrong in live(seed).wrongs)
+    assert any(complaint in wrong for seed in range(600) for wrong in live(seed).wrongs)
 
 
 def labelled_in(order: list[int], wait: int = 0) -> tuple[list[Observation], str]:
@@ -261,6 +261,21 @@ def test_corrections_do_not_judge_and_their_mutation_does(monkeypatch: pytest.Mo
     assert pairs() == 0
     monkeypatch.setattr(module, "effective_source", lambda source, audited: "audit")
     assert pairs() > 0
+
+
+def test_a_correction_is_learned_even_if_its_image_was_labelled_so_before() -> None:
+    """The stream's own label may have come first: who corrects asks that it be learned now, and gets a correction shard."""
+    history = History(3, audit_percent=100.0)
+    pixels = next(bytes([n, 9]) for n in range(256) if not is_held_out(bytes([n, 9]), 30.0))
+    for source in ("audit", "correction"):
+        history.now += 10
+        history.ask(b"", pixels)
+        history.label(list(history.requests)[-1], source, "a")
+        history.wait(30_000)
+    assert [closed.bin.kind for closed in history.written if closed.samples[0].pixels == pixels] == [
+        "train",
+        "correction",
+    ]
 
 
 def test_copies_of_one_image_count_once_and_their_mutation_counts_each() -> None:

@@ -504,9 +504,12 @@ class State:
         self._place(sample, "train", row.settle_ms)
 
     def _place(self, sample: Sample, kind: Kind, time_ms: int) -> None:
-        """Holdout, shard, or a shard that waits for the open gate; the same pixels with the same label once."""
+        """Holdout, shard, or a shard that waits for the open gate; the same pixels with the same label once.
+
+        A correction is taken even if its image was seen with this very label before: somebody asks that it be learned now.
+        """
         content = short_hash(sample.pixels + sample.class_name.encode())
-        if content in self.tables.contents:
+        if content in self.tables.contents and kind != "correction":
             return
         self.tables.contents.put(content, b"")
         if is_held_out(separation_unit(sample.key, sample.pixels), self.orders.holdout_percent):
