@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 from continual_contract.ids import ZERO_ID, id_key
+from continual_contract.routing import is_held_out, separation_unit
 
 from continual_cli.demo import world
 from continual_cli.demo.feeder import Feeder, Labeler, Scene
@@ -33,6 +34,8 @@ LABELLED_RATE = 45.0
 SCORE_ONLY_RATE = 70.0
 SCORED = 2000
 """Score-only requests behind every accuracy figure."""
+HOLDOUT_PERCENT = 10.0
+"""As in the example's manifest."""
 JUDGES = ("gate", "probation", "bad")
 WRONG_LABELS = 800
 WRONG_RATE = 120.0
@@ -314,12 +317,13 @@ class Story:
         return self.books.sent[request_id].true_class
 
     def _mistaken(self) -> Any:
-        """The newest labelled image that the stable version got wrong."""
+        """The newest labelled image that the stable version got wrong; not one of the holdout, which never trains."""
         stable = self._stable()
-        for request_id in reversed(list(self.feeder.pixels)):
+        for request_id, pixels in reversed(self.feeder.pixels.copy().items()):
             answer = self.books.answers.get(request_id)
             if answer and answer.version == stable and answer.class_name != self._truth(request_id):
-                return answer
+                if not is_held_out(separation_unit(b"", pixels), HOLDOUT_PERCENT):
+                    return answer
         return None
 
 
