@@ -19,7 +19,7 @@ from continual_contract.routing import is_held_out, separation_unit
 from continual_cli.demo import world
 from continual_cli.demo.feeder import Feeder, Labeler, Scene
 from continual_cli.demo.installation import BOOTSTRAP_KEY, Installation
-from continual_cli.demo.ledger import Books, score_only
+from continual_cli.demo.ledger import Answered, Books, score_only
 from continual_cli.demo.tracker import Tracker
 
 POLL_SECONDS = 0.25
@@ -316,15 +316,20 @@ class Story:
     def _truth(self, request_id: str) -> str:
         return self.books.sent[request_id].true_class
 
-    def _mistaken(self) -> Any:
+    def _mistaken(self) -> Answered | None:
         """The newest labelled image that the stable version got wrong; not one of the holdout, which never trains."""
-        stable = self._stable()
         for request_id, pixels in reversed(self.feeder.pixels.copy().items()):
             answer = self.books.answers.get(request_id)
-            if answer and answer.version == stable and answer.class_name != self._truth(request_id):
-                if not is_held_out(separation_unit(b"", pixels), HOLDOUT_PERCENT):
-                    return answer
+            if answer is None or answer.version != self._stable() or held_out(pixels):
+                continue
+            if answer.class_name != self._truth(request_id):
+                return answer
         return None
+
+
+def held_out(pixels: bytes) -> bool:
+    """Whether an image sent without a key would belong to the holdout."""
+    return is_held_out(separation_unit(b"", pixels), HOLDOUT_PERCENT)
 
 
 def make_careless(spec: dict[str, Any]) -> None:
