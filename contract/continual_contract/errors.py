@@ -5,11 +5,13 @@
     │   ├── InvalidSpecError       a ContinualModel field is wrong
     │   ├── InvalidImageError      an image of the wrong size, type or length
     │   ├── UnknownClassError      a label names a class the model does not have
+    │   ├── ClusterRefusedError    the Kubernetes API server says no: rights, quota, policy
     │   └── NotFoundError          a file, folder, model, version or request id that is not there (exit 3)
     │       └── MissingDatasetError
     ├── UnavailableError           the other side is not there or not able now; try again (exit 4)
     │   ├── RedisUnavailableError
     │   ├── StoreUnavailableError
+    │   ├── ClusterUnavailableError
     │   ├── BacklogFullError
     │   └── AddressInUseError
     ├── ConflictError              somebody else changed it first, or a fence refused us (exit 5)
@@ -67,6 +69,10 @@ class UnknownClassError(UsageError):
     reason = "UnknownClass"
 
 
+class ClusterRefusedError(UsageError):
+    reason = "ClusterRefused"
+
+
 class NotFoundError(UsageError):
     exit_code = 3
     reason = "NotFound"
@@ -87,6 +93,10 @@ class RedisUnavailableError(UnavailableError):
 
 class StoreUnavailableError(UnavailableError):
     reason = "StoreUnavailable"
+
+
+class ClusterUnavailableError(UnavailableError):
+    reason = "ClusterUnavailable"
 
 
 class BacklogFullError(UnavailableError):
