@@ -1,0 +1,100 @@
+"""What watches and lists told last, so that a look at a model costs no request.
+
+Three sources write here in any order: watch events, a list per minute, and the answers to our own writes. Resource versions of one kind
+can be compared, so the newest always wins; what was deleted stays deleted, although a list that began before may still show it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from continual_operator import labels
+from continual_operator.cluster import Manifest, ModelRef
+from continual_operator.kubernetes.api import CHILDREN, MODEL, Kind, Listing
+
+Key = tuple[str, str, str]
+"""Kind, namespace, name."""
+
+
+class Cache:
+    """Objects by kind, namespace and name. Readers must not change what they get."""
+
+    def __init__(self) -> None:
+        self._objects: dict[Key, Manifest] = {}
+        self._gone: dict[str, tuple[str, int]] = {}
+        """uid → kind and resource version of its deletion."""
+
+    def get(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
+        return self._objects.get((kind.name, namespace, name))
+
+    def get_like(self, obj: Manifest) -> Manifest | None:
+        """What is known under the same kind, namespace and name."""
+        return self._objects.get(_key(obj))
+
+    def parents(self) -> set[ModelRef]:
+        """Models that children name, there or gone."""
+        return {ref for key, obj in self._objects.items() if key[0] != MODEL.name and (ref := model_of(obj))}
+
+    def models(self) -> list[ModelRef]:
+        return sorted(
+            (ModelRef(namespace, name) for kind, namespace, name in self._objects if kind == MODEL.name),
+            key=lambda ref: (ref.namespace, ref.name),
+        )
+
+    def children(self, ref: ModelRef) -> list[Manifest]:
+        kinds = {kind.name for kind in CHILDREN}
+        return [obj for key, obj in self._objects.items() if key[0] in kinds and model_of(obj) == ref]
+
+    def put(self, obj: Manifest) -> bool:
+        """Remember what was seen; True when it is newer than what was known."""
+        known = self._objects.get(_key(obj))
+        if obj["metadata"]["uid"] in self._gone or (known is not None and version_of(obj) <= version_of(known)):
+            return False
+        self._objects[_key(obj)] = obj
+        return True
+
+    def drop(self, obj: Manifest) -> bool:
+        """Forget what was deleted; True when it was known. Another object of that name stays."""
+        uid = obj["metadata"]["uid"]
+        self._gone[uid] = (obj["kind"], version_of(obj))
+        known = self._objects.get(_key(obj))
+        if known is None or known["metadata"]["uid"] != uid:
+            return False
+        del self._objects[_key(obj)]
+        return True
+
+    def replace(self, kind: Kind, namespace: str | None, listing: Listing) -> list[Manifest]:
+        """Take a whole list; returns what it changed. What is newer than the list stays."""
+        at = int(listing.version or 0)
+        changed = [obj for obj in listing.items if self.put(obj)]
+        listed = {obj["metadata"]["uid"] for obj in listing.items}
+        missing = [obj for obj in self._of(kind, namespace) if _is_missing(obj, listed, at)]
+        for obj in missing:
+            del self._objects[_key(obj)]
+        self._gone = {uid: gone for uid, gone in self._gone.items() if gone[0] != kind.name or gone[1] > at}
+        return changed + missing
+
+    def _of(self, kind: Kind, namespace: str | None) -> Iterator[Manifest]:
+        return (obj for key, obj in self._objects.items() if key[0] == kind.name and namespace in {None, key[1]})
+
+
+def _is_missing(obj: Manifest, listed: set[str], at: int) -> bool:
+    return obj["metadata"]["uid"] not in listed and version_of(obj) <= at
+
+
+def version_of(obj: Manifest) -> int:
+    """Resource version as a number (comparable among objects of one kind since Kubernetes 1.35 by promise, before in fact)."""
+    return int(obj["metadata"]["resourceVersion"])
+
+
+def model_of(obj: Manifest) -> ModelRef | None:
+    """The model itself, or the one that a child's label names."""
+    metadata = obj["metadata"]
+    if obj["kind"] == MODEL.name:
+        return ModelRef(metadata["namespace"], metadata["name"])
+    name = (metadata.get("labels") or {}).get(labels.MODEL)
+    return ModelRef(metadata["namespace"], name) if name else None
+
+
+def _key(obj: Manifest) -> Key:
+    return obj["kind"], obj["metadata"]["namespace"], obj["metadata"]["name"]

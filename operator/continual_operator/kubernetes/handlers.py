@@ -1,0 +1,116 @@
+"""What kopf is used for: watches that reconnect, and the liveness probe. Its handlers only wake.
+
+`on.event` handlers leave no annotation and no finalizer on anybody's object, so that an operator that is gone leaves nothing stuck.
+Deciding, pacing and errors are the loop's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection
+from typing import Any
+
+import kopf
+from kubernetes.aio.client import Configuration
+
+from continual_operator import labels
+from continual_operator.kubernetes.api import CHILDREN, MODEL, token_of
+from continual_operator.kubernetes.cluster import KubernetesCluster
+
+LONGEST_SILENCE_SECONDS = 150.0
+"""Liveness: everything is listed once a minute; two missed in a row mean that this process has lost the API server, or itself."""
+
+
+class Watches:
+    """kopf for one cluster, from `start` to `stop`."""
+
+    def __init__(
+        self, cluster: KubernetesCluster, found: Configuration, namespaces: tuple[str, ...] = (), liveness: str = ""
+    ) -> None:
+        self._registry = build_registry(cluster, found)
+        self._namespaces, self._liveness = namespaces, liveness
+        self._stop = asyncio.Event()
+        self._tasks: Collection[asyncio.Task[Any]] = ()
+
+    async def start(self) -> None:
+        """Spawn kopf's tasks. They take over SIGTERM and SIGINT: set your own handlers afterwards."""
+        self._tasks = await kopf.spawn_tasks(
+            registry=self._registry,
+            standalone=True,
+            clusterwide=not self._namespaces,
+            namespaces=self._namespaces,
+            liveness_endpoint=self._liveness or None,
+            stop_flag=self._stop,
+        )
+
+    async def run(self) -> None:
+        """Until `stop`, or until one of kopf's tasks ends, with its error.
+
+        Not `kopf.run_tasks`: that one cancels every task of the loop that is younger than kopf, ours included.
+        """
+        done, pending = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+        for task in done:
+            task.result()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+
+def build_registry(cluster: KubernetesCluster, found: Configuration) -> kopf.OperatorRegistry:
+    """One handler per kind, all the same: tell the cluster."""
+    registry = kopf.OperatorRegistry()
+
+    async def saw(event: Any, **_: Any) -> None:
+        obj = dict(event["object"])
+        obj["metadata"] = {key: value for key, value in obj["metadata"].items() if key != "managedFields"}
+        cluster.saw(event["type"], obj)
+
+    for kind in (MODEL, *CHILDREN):
+        group, _, version = kind.api_version.rpartition("/")
+        kopf.on.event(group, version, kind.plural, id=f"saw-{kind.plural}", registry=registry)(saw)
+    kopf.on.startup(id="settings", registry=registry)(_configure)
+
+    async def login(**_: Any) -> kopf.ConnectionInfo:
+        return connection_info(found)
+
+    kopf.on.login(id="login", registry=registry)(login)
+
+    async def fresh(**_: Any) -> float:
+        return proven_fresh(cluster.resync_age_seconds)
+
+    kopf.on.probe(id="resync_age_seconds", registry=registry)(fresh)
+    return registry
+
+
+async def _configure(settings: kopf.OperatorSettings, **_: Any) -> None:
+    settings.posting.enabled = False
+    settings.scanning.disabled = True
+    settings.watching.server_timeout = 300
+    settings.watching.connect_timeout = 10
+    settings.networking.request_timeout = 30
+    for kind in CHILDREN:
+        settings.watching.label_selectors[kind.plural] = labels.MODEL
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)
+
+
+def proven_fresh(age_seconds: float) -> float:
+    """The age, where it is young enough; raising makes the probe answer 500."""
+    if age_seconds > LONGEST_SILENCE_SECONDS:
+        raise kopf.PermanentError(f"nothing was listed for {age_seconds:.0f} s")
+    return round(age_seconds, 1)
+
+
+def connection_info(found: Configuration) -> kopf.ConnectionInfo:
+    """The same credentials as the client's, the token read anew."""
+    return kopf.ConnectionInfo(
+        server=found.host,
+        ca_path=found.ssl_ca_cert,
+        insecure=not found.verify_ssl,
+        token=token_of(found) or None,
+        certificate_path=found.cert_file,
+        private_key_path=found.key_file,
+    )
