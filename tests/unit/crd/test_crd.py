@@ -10,6 +10,8 @@ import copy
 import functools
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -322,3 +324,9 @@ def test_conditions_and_versions_merge_by_their_name() -> None:
     status = declared("status")["properties"]
     assert status["conditions"]["x-kubernetes-list-map-keys"] == ["type"]
     assert status["versions"]["x-kubernetes-list-map-keys"] == ["version"]
+
+
+def test_the_reference_page_is_the_crd() -> None:
+    """`docs/resource.md` is written from the CRD: `.venv/bin/python hack/reference.py > docs/resource.md`."""
+    said = subprocess.run([sys.executable, str(ROOT / "hack/reference.py")], capture_output=True, text=True, check=True)
+    assert said.stdout == (ROOT / "docs/resource.md").read_text()
