@@ -25,7 +25,9 @@ def test_root_folders_are_not_packages(folder: str) -> None:
 def test_no_source_deserialises_unsafely() -> None:
     """A checkpoint is data: what can run code while loading is not used anywhere."""
     banned = re.compile(r"\b(import pickle|from pickle|import joblib|torch\.load\(|allow_pickle\s*=\s*True)")
-    offenders = [str(p.relative_to(ROOT)) for p in tracked("*.py") if "tests" not in p.parts and banned.search(p.read_text())]
+    offenders = [
+        str(p.relative_to(ROOT)) for p in tracked("*.py") if "tests" not in p.parts and banned.search(p.read_text())
+    ]
     assert offenders == []
 
 
