@@ -34,7 +34,6 @@ def _milliseconds(fields: Fields) -> int | None:
     return int(raw) if raw.isdigit() and len(raw) <= 15 else None
 
 
-
 @dataclass(frozen=True, slots=True)
 class RequestEntry:
     """`d` raw uint8 HWC bytes, or with `enc` (png | jpeg) the encoded file."""
