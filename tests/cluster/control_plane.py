@@ -35,6 +35,10 @@ CRD = ROOT / "crds/continualmodels.yaml"
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 MODELS = "/apis/continual.dev/v1alpha1/namespaces/{namespace}/continualmodels"
 ADMIN = "admin-of-the-tests"
+AUDIT_POLICY = {
+    "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"],
+    "rules": [{"level": "None", "verbs": ["get", "list", "watch"]}, {"level": "Metadata"}],
+}  # fmt: skip
 PROCESSES = ("etcd", "kube-apiserver", "kube-controller-manager")
 START_SECONDS = 120
 """Generous: where other tests use all cores, a start takes thirty seconds instead of four."""
@@ -96,6 +100,7 @@ class ControlPlane:
     def start(self) -> Self:
         (self.folder / "service-account.key").write_bytes(RSA.generate(2048).export_key())
         (self.folder / "tokens.csv").write_text(f'{ADMIN},admin,admin,"system:masters"\n')
+        (self.folder / "audit-policy.json").write_text(json.dumps(AUDIT_POLICY))
         self._run("etcd", *self._etcd_flags())
         self._wait("etcd", (self.folder / "etcd.sock").exists)
         self._start_apiserver(attempts=3)
@@ -137,6 +142,11 @@ class ControlPlane:
         if self._pool is not None:
             self._pool.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def mutations(self, user: str) -> list[dict[str, Any]]:
+        """What `user` created, changed and deleted so far, as the API server's audit log has it, in order."""
+        events = map(json.loads, self.log("audit").splitlines())
+        return [event for event in events if event["user"]["username"] == user]
 
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text(errors="replace")
@@ -234,6 +244,7 @@ class ControlPlane:
             "--authorization-mode=Node,RBAC", f"--token-auth-file={self.folder / 'tokens.csv'}",
             f"--service-account-key-file={key}", f"--service-account-signing-key-file={key}",
             "--service-account-issuer=https://kubernetes.default.svc", "--service-cluster-ip-range=10.0.0.0/24",
+            f"--audit-policy-file={self.folder / 'audit-policy.json'}", f"--audit-log-path={self.folder / 'audit.log'}",
         ]  # fmt: skip
 
     def _run(self, name: str, *flags: str) -> None:

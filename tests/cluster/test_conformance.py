@@ -23,6 +23,7 @@ from operators import PATHS, operator_account
 FILE = Path(__file__).resolve().parents[1] / "conformance/test_cluster.py"
 NEED_A_NODE = {
     "test_a_changed_template_is_rolled_without_losing_ready_pods",
+    "test_a_command_that_cannot_be_run_is_told_from_one_that_fails",
     "test_a_crashing_process_is_reported_as_a_crash_loop_with_its_last_words",
     "test_a_deleted_deployment_takes_its_processes_with_it",
     "test_a_deployment_becomes_ready_and_says_so",
