@@ -30,8 +30,10 @@ CALM_LABELLED_RATE = 15.0
 """Labels cost: in the calm enough for the detector's baseline, and hardly more to retrain on."""
 IDLE_LABELLED_RATE = 5.0
 """While a Job runs, so that little piles up for the next one."""
+DRIFT_LABELLED_RATE = 110.0
+"""Until the Job starts: what it learns the new world from comes in these seconds."""
 LABELLED_RATE = 45.0
-SCORE_ONLY_RATE = 70.0
+SCORE_ONLY_RATE = 80.0
 SCORED = 2000
 """Score-only requests behind every accuracy figure."""
 HOLDOUT_PERCENT = 10.0
@@ -129,7 +131,7 @@ class Story:
         before = self._newest_shard()
         self.wait("a shard to close", lambda: self._newest_shard() > before)
         self.marks.drift, self.marks.drift_id = self.feeder.seconds(), self._newest_request()
-        self.feeder.show(weather=world.DRIFTED, pools=("calm", "learn"), labelled_rate=LABELLED_RATE)
+        self.feeder.show(weather=world.DRIFTED, pools=("calm", "learn"), labelled_rate=DRIFT_LABELLED_RATE)
         self.tell(
             "world", f"the world drifts: contrast {world.DRIFTED.contrast}, tilt {world.DRIFTED.tilt_degrees:.0f}°"
         )
