@@ -19,7 +19,7 @@ from continual_cli.demo.recording import Recording
 from continual_cli.demo.story import SCORED, Story, StoryError
 from continual_cli.demo.view import View
 
-BIN_SECONDS = 3.0
+BIN_SECONDS = 4.0
 QUICK_SCORED = 500
 
 

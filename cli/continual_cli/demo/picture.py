@@ -48,6 +48,8 @@ def _accuracy(axes: Axes, recording: Recording) -> None:
     for version in versions_of(recording):
         points = accuracy_points(recording, version)
         low = min([low, *(p for _, p in points)])
+        if not points:
+            axes.plot([], [], "o-", ms=3.2, lw=1.7, color=colour_of(version), label=f"{version} (shadow only)")
         for number, run in enumerate(runs(points, 2.5 * recording.bin_seconds)):
             seconds, percents = zip(*run, strict=True)
             label = version if number == 0 else None
@@ -65,16 +67,10 @@ def _shade(axes: Axes, recording: Recording) -> None:
     end = end_of(recording)
     for band in bands(recording.samples):
         axes.axvspan(band.start, band.end, color=colour_of(band.version), alpha=SHADE[band.stage], lw=0)
-        if band.end - band.start > 0.011 * end * len(band.label):
-            where = (band.start + 0.003 * end, 1.0)
-            axes.annotate(
-                band.label,
-                where,
-                xycoords=("data", "axes fraction"),
-                va="top",
-                fontsize=8,
-                color=colour_of(band.version),
-            )
+        if band.end - band.start > 0.0065 * end * len(band.short):
+            where, told = (band.start + 0.003 * end, 0.99), f"{band.version}\n{band.short}"
+            colour = colour_of(band.version)
+            axes.annotate(told, where, xycoords=("data", "axes fraction"), va="top", fontsize=8.5, color=colour)
 
 
 def _mark(axes: Axes, recording: Recording) -> None:
