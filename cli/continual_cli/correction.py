@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from continual_contract.entries import DeadLetter, LabelEntry, PredictionEntry
 from continual_contract.errors import ConflictError, InvalidImageError, TrainingError, UnavailableError, UsageError
+from continual_contract.routing import is_held_out, separation_unit
 
 from continual_cli import streams
 from continual_cli.asking import send_image
@@ -93,7 +94,7 @@ def run(target: Target, file: Path, class_name: str, timeout: float) -> Correcti
         return Correction(str(file), label, before, before, request)
     teach(target, request, label, image)
     with progress() as bar:
-        job, outcome = follow(target, request, deadline, bar)
+        job, outcome = follow(target, request, image, deadline, bar)
     if outcome.manifest is None:
         failure = outcome.failure
         told = f"{failure.reason}: {failure.message}" if failure else "no checkpoint"
@@ -138,7 +139,7 @@ def teach(target: Target, request: str, label: str, image: Pixels) -> None:
     streams.send_label(target.redis, target.keys, entry)
 
 
-def follow(target: Target, request: str, deadline: float, bar: Progress) -> tuple[str, TrainingOutcome]:
+def follow(target: Target, request: str, image: Pixels, deadline: float, bar: Progress) -> tuple[str, TrainingOutcome]:
     """(job, outcome) of the Job that learned this request, as soon as it has ended."""
     task = bar.add_task("waiting for the training", total=None)
     ours: set[str] = set()
@@ -152,7 +153,7 @@ def follow(target: Target, request: str, deadline: float, bar: Progress) -> tupl
             if (outcome := target.registry.outcome(job)) is not None:
                 return job, outcome
         time.sleep(POLL_SECONDS)
-    raise late(target.fresh(), bool(ours))
+    raise late(target.fresh(), bool(ours), image)
 
 
 def jobs(target: Target) -> Iterator[tuple[str, str]]:
@@ -185,7 +186,15 @@ def show(target: Target, job: str, bar: Progress, task: TaskID) -> None:
     )
 
 
-def late(target: Target, started: bool) -> UnavailableError:
+def late(target: Target, started: bool, image: Pixels) -> UnavailableError:
+    """Why nothing came of it in time. An image that the holdout already has tests the versions and never trains."""
+    percent = float(dig(target.document, "spec.feedback.holdoutPercent", 10))
+    if not started and is_held_out(separation_unit(b"", image.tobytes()), percent):
+        return UnavailableError(
+            "no training has begun: these very pixels may be in the holdout, which tests every version and never trains",
+            field="image",
+            remedy="correct another picture of it (a crop, a new photo)",
+        )
     state = condition(target.document, "Training")
     said = f"{state.get('reason', 'no training')} {state.get('message', '')}".strip()
     what = "the training did not end in time" if started else "no training has begun yet"

@@ -178,7 +178,8 @@ def test_holdout_never_trains_and_gate_samples_not_before_the_verdict(seed: int)
     history = live(seed)
     assert history.wrongs == []
     assert all(is_held_out(unit, 30.0) for unit in history.released["holdout"])
-    assert not any(is_held_out(unit, 30.0) for unit in history.released["train"])
+    corrected = {history.unit(s.request_id) for c in history.written if c.bin.kind == "correction" for s in c.samples}
+    assert not any(is_held_out(unit, 30.0) for unit in history.released["train"] - corrected)
 
 
 def _no_gate(self: State, sample: Any) -> str:
@@ -266,7 +267,7 @@ def test_corrections_do_not_judge_and_their_mutation_does(monkeypatch: pytest.Mo
 def test_a_correction_is_learned_even_if_its_image_was_labelled_so_before() -> None:
     """The stream's own label may have come first: who corrects asks that it be learned now, and gets a correction shard."""
     history = History(3, audit_percent=100.0)
-    pixels = next(bytes([n, 9]) for n in range(256) if not is_held_out(bytes([n, 9]), 30.0))
+    pixels = next(bytes([n, 9]) for n in range(256) if not is_held_out(separation_unit(b"", bytes([n, 9])), 30.0))
     for source in ("audit", "correction"):
         history.now += 10
         history.ask(b"", pixels)
@@ -276,6 +277,23 @@ def test_a_correction_is_learned_even_if_its_image_was_labelled_so_before() -> N
         "train",
         "correction",
     ]
+
+
+def test_a_correction_trains_unless_the_holdout_has_its_image_already() -> None:
+    """Who corrects an image asks that it be learned, whatever its hash says; but what tests the versions never trains."""
+    pixels = next(bytes([n, 9]) for n in range(256) if is_held_out(separation_unit(b"", bytes([n, 9])), 30.0))
+
+    def bins(*sources: str) -> list[str]:
+        history = History(3, audit_percent=100.0)
+        for source in sources:
+            history.now += 10
+            history.ask(b"", pixels)
+            history.label(list(history.requests)[-1], source, "a")
+            history.wait(30_000)
+        return [closed.bin.kind for closed in history.written]
+
+    assert bins("correction", "audit") == ["correction"]
+    assert set(bins("audit", "correction")) == {"holdout"}
 
 
 def test_copies_of_one_image_count_once_and_their_mutation_counts_each() -> None:

@@ -54,6 +54,7 @@ CODECS: dict[str, RowCodec] = {
     "clusters": RAW,
     "judged": RAW,
     "trained": RAW,
+    "held": RAW,
     "contents": RAW,
     "samples": RAW,
     "pixels": RAW,

@@ -86,6 +86,8 @@ class Tables:
     """Units that the open gate has counted."""
     trained: Table[bytes] = field(default_factory=Table)
     """Units that have been released to training: they never enter a gate again."""
+    held: Table[bytes] = field(default_factory=Table)
+    """Units that are in the holdout: they never train."""
     contents: Table[bytes] = field(default_factory=Table)
     """Pixels with their label that have been sampled."""
     samples: Table[bytes] = field(default_factory=Table)
@@ -509,16 +511,32 @@ class State:
         A correction is taken even if its image was seen with this very label before: somebody asks that it be learned now.
         """
         content = short_hash(sample.pixels + sample.class_name.encode())
-        if content in self.tables.contents and kind != "correction":
+        held, known = self._is_held(sample, kind), content in self.tables.contents
+        if known and (held or kind != "correction"):
             return
         self.tables.contents.put(content, b"")
-        if is_held_out(separation_unit(sample.key, sample.pixels), self.orders.holdout_percent):
+        if held:
+            self.tables.held.put(sample.unit, b"")
             self.collector.add(Bin("holdout"), sample, time_ms)
             return
         gate = self._gate_of(sample)
         if not gate:
             self.tables.trained.put(sample.unit, b"")
         self.collector.add(Bin(kind, gate), sample, time_ms)
+
+    def _is_held(self, sample: Sample, kind: Kind) -> bool:
+        """Whether the sample belongs to the holdout: by the hash of its unit, for ever.
+
+        A correction trains all the same, unless its unit is in the holdout already: somebody asks that it be learned. From then
+        on its unit is one that trains.
+        """
+        if sample.unit in self.tables.held:
+            return True
+        if not is_held_out(separation_unit(sample.key, sample.pixels), self.orders.holdout_percent):
+            return False
+        if kind == "correction":
+            self.tables.trained.put(sample.unit, b"")
+        return sample.unit not in self.tables.trained
 
     def _gate_of(self, sample: Sample) -> str:
         """The open gate that may count this sample or has counted its unit; empty when none does."""
