@@ -45,8 +45,27 @@ TOOLS = {
     "kube-scheduler": Tool("kubernetes", "k8s.io/kubernetes/cmd/kube-scheduler", by_family=False),
     "kubelet": Tool("kubernetes", "k8s.io/kubernetes/cmd/kubelet", by_family=False),
     "kube-proxy": Tool("kubernetes", "k8s.io/kubernetes/cmd/kube-proxy", by_family=False),
+    "kwok": Tool("kwok", "sigs.k8s.io/kwok/cmd/kwok"),
+    "helm": Tool("helm", "helm.sh/helm/v4/cmd/helm"),
+    "helm3": Tool("helm3", "helm.sh/helm/v3/cmd/helm"),
     "kubeconform": Tool("kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform"),
 }
+
+STAMPS = {
+    "kubernetes": (
+        ("k8s.io/component-base/version.gitVersion", "k8s.io/kubernetes", "v{}.{}.{}"),
+        ("k8s.io/component-base/version.gitMajor", "k8s.io/kubernetes", "{0}"),
+        ("k8s.io/component-base/version.gitMinor", "k8s.io/kubernetes", "{1}"),
+    ),
+    "helm": (("helm.sh/helm/v4/internal/version.version", "helm.sh/helm/v4", "v{}.{}.{}"),),
+    "helm3": (
+        ("helm.sh/helm/v3/internal/version.version", "helm.sh/helm/v3", "v{}.{}.{}"),
+        ("helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor", "k8s.io/client-go", "{1}"),
+    ),
+    "kubeconform": (("main.version", "github.com/yannh/kubeconform", "v{}.{}.{}"),),
+}
+"""Variable, module, form: versions that the projects' own builds link in. Without them Kubernetes says v0.0.0, which Helm and skew
+checks refuse, and Helm 3 renders charts for Kubernetes 1.20."""
 
 
 class BuildError(Exception):
@@ -64,21 +83,22 @@ def wanted(words: list[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def link_flags(family: Path) -> str:
+    """Stripped, and told its versions as the module file has them."""
+    module_file, flags = (family / "go.mod").read_text(), ["-s -w"]
+    for variable, module, form in STAMPS.get(family.name, ()):
+        version = re.search(rf"\b{re.escape(module)} v(\d+)\.(\d+)\.(\S+)", module_file)
+        assert version is not None, f"{module} is not in {family.name}/go.mod"
+        flags.append(f"-X {variable}={form.format(*version.groups())}")
+    return " ".join(flags)
+
+
 def pin(family: Path) -> str:
-    """Hash of go.mod and go.sum: what exactly is built."""
-    digest = hashlib.sha256()
+    """Hash of go.mod, go.sum and the flags: what exactly is built."""
+    digest = hashlib.sha256(link_flags(family).encode())
     for name in ("go.mod", "go.sum"):
         digest.update((family / name).read_bytes())
     return digest.hexdigest()[:16]
-
-
-def link_flags(module_file: str) -> str:
-    """Stripped; Kubernetes is also told its version, or it says v0.0.0 and Helm and skew checks break."""
-    version = re.search(r"\bk8s\.io/kubernetes (v(\d+)\.(\d+)\S+)", module_file)
-    if version is None:
-        return "-s -w"
-    stamp = {"gitVersion": version[1], "gitMajor": version[2], "gitMinor": version[3]}
-    return " ".join(["-s -w", *(f"-X k8s.io/component-base/version.{name}={value}" for name, value in stamp.items())])
 
 
 def cached(name: str) -> Path:
@@ -117,8 +137,17 @@ def build(tool: Tool, path: Path) -> None:
         )
     print(f"building {tool.package} (once, a few minutes) …", file=sys.stderr)
     family, partial = HERE / tool.family, path.with_suffix(".partial")
-    flags = link_flags((family / "go.mod").read_text())
-    command = [go, "build", "-mod=readonly", "-trimpath", "-ldflags", flags, "-o", str(partial), tool.package]
+    command = [
+        go,
+        "build",
+        "-mod=readonly",
+        "-trimpath",
+        "-ldflags",
+        link_flags(family),
+        "-o",
+        str(partial),
+        tool.package,
+    ]
     environment = os.environ | {"CGO_ENABLED": "0"}
     done = subprocess.run(["nice", "-n", "10", *command], cwd=family, env=environment, check=False)
     if done.returncode:
