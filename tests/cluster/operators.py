@@ -62,8 +62,7 @@ def operator_account(plane: ControlPlane, namespace: str, role: Callable[[dict[s
     file = plane.folder / f"kubeconfig-{namespace}"
     plane.write_kubeconfig(file, token)
     models = MODELS.format(namespace=namespace)
-    if role is None:
-        until("the role is in force", lambda: plane.get(models, token=token).ok)
+    until("the role is in force", lambda: plane.get(models, token=token).ok)
     return file
 
 

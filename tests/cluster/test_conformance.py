@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from continual_contract.errors import ClusterRefusedError, ConflictError
 from continual_operator.cluster import Manifest, ModelRef
-from continual_operator.kubernetes.api import configuration, connect
+from continual_operator.kubernetes.api import Api, configuration, connect
 from continual_operator.kubernetes.cluster import KubernetesCluster
 from continual_operator.kubernetes.handlers import Watches
+from continual_operator.kubernetes.lease import Lease
 from control_plane import MODELS, ControlPlane
-from operators import PATHS, operator_account
+from operators import ACCOUNT, PATHS, RBAC, operator_account
 
 FILE = Path(__file__).resolve().parents[1] / "conformance/test_cluster.py"
 NEED_A_NODE = {
@@ -68,8 +71,8 @@ class KubernetesWorld:
 
     runs_pods = False
 
-    def __init__(self, plane: ControlPlane, cluster: SettledCluster) -> None:
-        self.plane, self.cluster = plane, cluster
+    def __init__(self, plane: ControlPlane, api: Api, cluster: SettledCluster) -> None:
+        self.plane, self.api, self.cluster = plane, api, cluster
         self.path = f"{MODELS.format(namespace='default')}/{REF.name}"
 
     def put_model(self, **spec: Any) -> dict[str, Any]:
@@ -102,7 +105,7 @@ async def world(plane: ControlPlane, kubeconfig: Path) -> AsyncIterator[Kubernet
         watches = Watches(cluster, found, ("default",))
         await watches.start()
         watching = asyncio.create_task(watches.run())
-        made = KubernetesWorld(plane, cluster)
+        made = KubernetesWorld(plane, api, cluster)
         try:
             yield made
         finally:
@@ -185,3 +188,72 @@ def test_events_of_the_same_words_are_one_that_counts(play: Any) -> None:
         assert sorted((e["message"], e["count"]) for e in events) == [("Promote v2", 2), ("Rollback v3", 1)]
 
     play(scene)
+
+
+def test_every_right_is_used_and_no_other(controllers: ControlPlane, play: Any) -> None:
+    """Everything the operator can ask for, under its own account: what it got is what the Role gives, verb by verb."""
+
+    async def scene(made: KubernetesWorld) -> None:
+        cluster, lease = made.cluster, Lease(made.api, "default", "continual-operator", "tests")
+        await lease.acquire()
+        await made.cluster.list_models()
+        version = made.put_model()["metadata"]["resourceVersion"]
+        await cluster.write_status(REF, {"backlog": 1}, version)
+        await cluster.annotate(REF, {"a": "b"})
+        await cluster.record_event(REF, "Normal", "Again", "the same words")
+        await cluster.record_event(REF, "Normal", "Again", "the same words")
+        await cluster.apply(battery.deployment())
+        await cluster.create(battery.job("exit 0"))
+        for view in await cluster.children(REF):
+            metadata = view["metadata"]
+            if view["kind"] != "Pod":
+                await cluster.delete(view["kind"], "default", metadata["name"], metadata["uid"])
+        made.delete_model()
+        with pytest.raises(ConflictError):
+            await cluster.write_status(REF, {"backlog": 2}, version)  # reads the model past the cache
+        await lease.release()
+
+    play(scene)
+    used = {_right(event) for event in controllers.requests(f"system:serviceaccount:default:{ACCOUNT}")}
+    creates_by_patch = ("apps", "deployments", "create")  # the test below proves it
+    assert {right for right in used if right} | {creates_by_patch} == given_rights()
+
+
+def test_an_apply_without_the_right_to_create_is_refused_and_said_so(controllers: ControlPlane, namespace: str) -> None:
+    """Server-side apply of what is not there needs both verbs; the error names request and reason, and is none to retry blindly."""
+
+    def without_create(role: dict[str, Any]) -> None:
+        [rule] = [rule for rule in role["rules"] if rule["resources"] == ["deployments"]]
+        rule["verbs"].remove("create")
+
+    kubeconfig = operator_account(controllers, namespace, without_create)
+    manifest = battery.deployment()
+    manifest["metadata"]["namespace"] = namespace
+
+    async def scene() -> None:
+        found = await configuration({"KUBECONFIG": str(kubeconfig)})
+        async with connect(found) as api:
+            with pytest.raises(ClusterRefusedError, match=r"patch /apis/apps/v1/.*403.*cannot create resource"):
+                await KubernetesCluster(api, (namespace,)).apply(manifest)
+
+    asyncio.run(scene())
+
+
+def _right(event: dict[str, Any]) -> tuple[str, str, str] | None:
+    """Group, resource and verb; None for discovery, which everybody may read."""
+    if "objectRef" not in event:
+        return None
+    about = event["objectRef"]
+    resource = "/".join(filter(None, (about["resource"], about.get("subresource"))))
+    return about.get("apiGroup", ""), resource, event["verb"]
+
+
+def given_rights() -> set[tuple[str, str, str]]:
+    role = next(m for m in yaml.safe_load_all(RBAC.read_text()) if m["kind"] == "Role")
+    return {
+        (group, resource, verb)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }

@@ -1,0 +1,129 @@
+"""`python -m continual_operator`: the operator in a pod, or on a desk with KUBECONFIG.
+
+Every replica watches, so that it is warm and its probe says something; the one that holds the Lease also acts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from datetime import timedelta
+
+from continual_clients.logs import configure
+from continual_clients.objectstore import open_store
+from continual_clients.redis import connect_async
+from continual_contract.errors import ContinualError, UnavailableError
+
+from continual_operator.deps import Deps
+from continual_operator.kubernetes.api import configuration, connect
+from continual_operator.kubernetes.cluster import KubernetesCluster
+from continual_operator.kubernetes.environment import Installation, read_installation
+from continual_operator.kubernetes.handlers import Watches
+from continual_operator.kubernetes.lease import Lease, LeaseTimes
+from continual_operator.kubernetes.sweeping import sweep_after_deletions
+from continual_operator.loop import RESYNC_EVERY, run_operator
+
+log = logging.getLogger("continual_operator")
+
+
+async def operate(environ: Mapping[str, str]) -> None:
+    """Until SIGTERM or SIGINT; a lost Lease ends the process without coming back here."""
+    installation = read_installation(environ)
+    times = LeaseTimes(installation.lease_seconds)
+    found = await configuration(environ)
+    async with connect(found, timedelta(seconds=times.request_timeout)) as api:
+        lease = Lease(api, installation.lease_namespace, installation.lease_name, installation.holder, times)
+        cluster = KubernetesCluster(api, installation.namespaces, lease.assert_held)
+        watches = Watches(cluster, found, installation.namespaces, installation.liveness)
+        await watches.start()
+        stop = _stop_on_signals()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_watch(watches, stop))
+            await _lead(lease, cluster, installation, stop)
+            watches.stop()
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+async def _watch(watches: Watches, stop: asyncio.Event) -> None:
+    await watches.run()
+    if not stop.is_set():
+        raise UnavailableError("the watches ended", field="kubernetes", remedy="see the log; the pod starts again")
+
+
+async def _lead(lease: Lease, cluster: KubernetesCluster, installation: Installation, stop: asyncio.Event) -> None:
+    """Wait for the Lease, then run the operator until told to stop; leave the Lease to the next."""
+    token = await _acquired(lease, cluster, stop)
+    if token is None:
+        return
+    settings = installation.with_token(token)
+    client = connect_async(settings.redis_url, installation.redis_username, installation.redis_password_file)
+    store = open_store(settings.store_url, installation.store_credentials_file)
+    deps = Deps(cluster, client, store, settings)
+    helpers = [asyncio.create_task(lease.keep()), asyncio.create_task(sweep_after_deletions(cluster, deps))]
+    try:
+        await run_operator(cluster, deps, stop)
+    finally:
+        for task in helpers:
+            task.cancel()
+        await asyncio.gather(*helpers, return_exceptions=True)
+        await lease.release()
+        await client.aclose()
+
+
+async def _acquired(lease: Lease, cluster: KubernetesCluster, stop: asyncio.Event) -> int | None:
+    """The fencing token; None when told to stop before. Meanwhile the cache is kept warm."""
+    acquiring, stopping = asyncio.create_task(lease.acquire()), asyncio.create_task(stop.wait())
+    warming = asyncio.create_task(_keep_warm(cluster))
+    try:
+        await asyncio.wait({acquiring, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        return acquiring.result() if acquiring.done() else None
+    finally:
+        for task in (acquiring, stopping, warming):
+            task.cancel()
+
+
+async def _keep_warm(cluster: KubernetesCluster) -> None:
+    while True:
+        await cluster.list_models()
+        await asyncio.sleep(RESYNC_EVERY.total_seconds())
+
+
+def main() -> int:
+    """Exit code 0 after a farewell; else that of what went wrong."""
+    configure("operator")
+    try:
+        asyncio.run(operate(os.environ))
+    except ContinualError as error:
+        return _failed(error)
+    except ExceptionGroup as group:
+        if (first := _first(group)) is None:
+            raise
+        return _failed(first)
+    return 0
+
+
+def _failed(error: ContinualError) -> int:
+    log.error("operator ends", extra={"error": error.describe()})
+    return error.exit_code
+
+
+def _first(group: ExceptionGroup[Exception]) -> ContinualError | None:
+    """Of several that failed together the first one says why; None when it is none of ours."""
+    error: Exception = group
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error if isinstance(error, ContinualError) else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
