@@ -352,7 +352,8 @@ def test_a_job_past_its_deadline_is_ended_and_failed(play: Any) -> None:
 
 
 def _state(pod: dict[str, Any]) -> dict[str, Any]:
-    return pod["status"]["containerStatuses"][0]["state"]
+    """Of its container; empty while no node has taken the pod."""
+    return next((status["state"] for status in pod["status"].get("containerStatuses", ())), {})
 
 
 def test_a_delete_with_another_uid_is_a_success_that_deletes_nothing(play: Any) -> None:
