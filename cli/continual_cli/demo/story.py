@@ -31,7 +31,7 @@ CALM_LABELLED_RATE = 15.0
 IDLE_LABELLED_RATE = 5.0
 """While a Job runs, so that little piles up for the next one."""
 DRIFT_LABELLED_RATE = 110.0
-"""Until the Job starts: what it learns the new world from comes in these seconds."""
+"""Until the alarm: much of what the Job learns the new world from comes in these seconds."""
 LABELLED_RATE = 45.0
 SCORE_ONLY_RATE = 80.0
 SCORED = 2000
@@ -139,6 +139,7 @@ class Story:
         drift = self.report().drift
         self.marks.alarm_id = (drift.last_alarm_request if drift else None) or self._newest_request()
         self.tell("decision", "drift detected")
+        self.feeder.show(labelled_rate=LABELLED_RATE)
 
     def retrain(self) -> None:
         """The operator starts a Job by itself; its candidate goes into the shadow."""

@@ -41,7 +41,7 @@ class Weather:
 
 
 CALM = Weather()
-DRIFTED = Weather(contrast=0.55, veil=0.25, tilt_degrees=12.0)
+DRIFTED = Weather(contrast=0.6, veil=0.2, tilt_degrees=15.0)
 
 
 @dataclass(frozen=True, slots=True)
