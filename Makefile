@@ -5,7 +5,7 @@ STAMP := .venv/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup redis tools demo test test-long lint format lock bench clean
+.PHONY: help setup redis tools demo test test-long control-plane lint format lock reference bench clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -19,18 +19,24 @@ $(STAMP): requirements/dev.txt requirements/uv.txt pyproject.toml
 redis:
 	@hack/setup redis
 
-tools: $(STAMP) ## MinIO built from its Go module, cached by the hash of the module file
-	@$(PY) hack/tools/build.py minio
+tools: $(STAMP) ## MinIO, etcd and Kubernetes built from their Go modules, cached by the hash of the module file
+	@$(PY) hack/tools/build.py minio etcd kubernetes
 
 demo: setup ## The whole loop on real digits, unattended, with a live view; writes out/demo/report.html
 	@$(PY) -m continual_cli.demo --out out/demo
 
-test: setup tools ## Lint, types, import rules, then unit, conformance and integration tests on real servers
+test: setup tools ## Lint, types, import rules, then unit to cluster tests on real servers
 	@$(MAKE) --no-print-directory lint
 	@$(PY) -m pytest -m "not long" $(ARGS)
 
 test-long: setup tools ## More seeds and more mutations of the chaos and fault tests
 	@$(PY) -m pytest -m "long" --timeout 3600 $(ARGS)
+
+control-plane: setup tools ## A real Kubernetes API server with the CRD on this machine, until Ctrl-C
+	@$(PY) tests/cluster/control_plane.py
+
+reference: $(STAMP) ## Write docs/resource.md from the CRD
+	@$(PY) hack/reference.py > docs/resource.md
 
 lint: $(STAMP) ## ruff, mypy strict, import contracts, function lengths
 	@.venv/bin/ruff format --check .
