@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -37,6 +38,15 @@ def until(claim: str, holds: Callable[[], Any], seconds: float = 30) -> Any:
         assert time.monotonic() < deadline, claim
         time.sleep(0.1)
     return value
+
+
+async def farewells() -> None:
+    """Wait for the end of TLS: a loop that closes before leaves sockets to the garbage collector, which warns."""
+    selector = asyncio.get_running_loop()._selector  # type: ignore[attr-defined]  # nothing public tells
+    deadline = time.monotonic() + 10
+    while len(selector.get_map()) > 1:  # its own wake-up pipe
+        assert time.monotonic() < deadline, "sockets stay open"
+        await asyncio.sleep(0.01)
 
 
 def objects(plane: ControlPlane, kind: str, namespace: str) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from continual_operator.kubernetes.cluster import KubernetesCluster
 from continual_operator.kubernetes.handlers import Watches
 from continual_operator.kubernetes.lease import Lease
 from control_plane import MODELS, ControlPlane
-from operators import ACCOUNT, PATHS, RBAC, operator_account
+from operators import ACCOUNT, PATHS, RBAC, farewells, operator_account
 
 FILE = Path(__file__).resolve().parents[1] / "conformance/test_cluster.py"
 NEED_A_NODE = {
@@ -112,6 +112,7 @@ async def world(plane: ControlPlane, kubeconfig: Path) -> AsyncIterator[Kubernet
             await made.clean()
             watches.stop()
             await watching
+    await farewells()
 
 
 @pytest.fixture(scope="session")
@@ -235,6 +236,7 @@ def test_an_apply_without_the_right_to_create_is_refused_and_said_so(controllers
         async with connect(found) as api:
             with pytest.raises(ClusterRefusedError, match=r"patch /apis/apps/v1/.*403.*cannot create resource"):
                 await KubernetesCluster(api, (namespace,)).apply(manifest)
+        await farewells()
 
     asyncio.run(scene())
 

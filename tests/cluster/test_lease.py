@@ -14,7 +14,7 @@ from continual_contract.errors import FencedError
 from continual_operator.kubernetes.api import Api, configuration, connect
 from continual_operator.kubernetes.lease import Lease, LeaseTimes, boot_clock
 from control_plane import ControlPlane
-from operators import PATHS
+from operators import PATHS, farewells
 
 TIMES = LeaseTimes(duration=3.0)
 
@@ -44,6 +44,7 @@ async def api_of(plane: ControlPlane) -> AsyncIterator[Api]:
     found = await configuration({"KUBECONFIG": str(plane.kubeconfig)})
     async with connect(found) as api:
         yield api
+    await farewells()
 
 
 def play(scene: Coroutine[Any, Any, None]) -> None:

@@ -136,7 +136,8 @@ async def ready_deployment(world: Any, replicas: int, generation: int = 1) -> di
         wanted = {"updatedReplicas": replicas, "replicas": replicas, "observedGeneration": generation}
         if world.runs_pods:
             wanted["readyReplicas"] = replicas
-        return view if wanted == {key: status.get(key, 0) for key in wanted} else None
+        told = len(await views(world, "Pod")) >= replicas  # pods may be told of a little later
+        return view if told and wanted == {key: status.get(key, 0) for key in wanted} else None
 
     return await eventually(claim)
 
