@@ -75,6 +75,10 @@ def drift_chart(recording: Recording) -> str:
     )
     marks = [svg.line(axes, points, "ink"), svg.level(axes, threshold, "alarm")]
     marks += [svg.moment(axes, h.second, h.text, "k-world") for h in recording.happenings if h.kind == "world"]
+    alarms = [(h.second, threshold) for h in recording.happenings if h.kind == "alarm"]
+    marks.append(
+        svg.dots(axes, alarms, "alarm", lambda second, _: f"alarm at {second:.0f} s; the statistic starts anew")
+    )
     return svg.panel(
         axes, "Drift statistic", marks, range(int(axes.high) + 1), lambda v: "10" + str(int(v)).translate(SUPERSCRIPT)
     )

@@ -103,6 +103,10 @@ def _drift(axes: Axes, recording: Recording) -> None:
     points = [(s.second, min(max(0.0, s.log_drift * LOG10_E), 2 * threshold)) for s in recording.samples]
     axes.plot(*zip(*points, strict=True), color="#444", lw=1.3) if points else None
     axes.axhline(threshold, color="#c0392b", ls="--", lw=1)
+    for happening in recording.happenings:
+        if happening.kind == "alarm":
+            axes.plot([happening.second], [threshold], "o", ms=7, color="#c0392b")
+            axes.annotate("  alarm", (happening.second, threshold), va="center", fontsize=8.5, color="#c0392b")
     axes.set_ylim(0)
 
 

@@ -49,7 +49,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Happening:
-    """Something worth a mark on the time axis. Kinds: world, fault, decision, training, correction."""
+    """Something worth a mark on the time axis. Kinds: world, fault, alarm, decision, training, correction."""
 
     second: float
     kind: str

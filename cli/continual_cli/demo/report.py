@@ -40,7 +40,7 @@ td,th{padding:5px 10px 5px 0;border-bottom:1px solid var(--rule);vertical-align:
 """ + "".join(
     f".line.c{n}{{stroke:var(--c{n})}}.dot.c{n},.area.c{n},.band.c{n}{{fill:var(--c{n})}}.legend .c{n}{{background:var(--c{n})}}"
     for n in range(6)
-) + ".line.ink{stroke:var(--ink);stroke-width:1.5}.area.ink{fill:var(--soft)}"  # fmt: skip
+) + ".line.ink{stroke:var(--ink);stroke-width:1.5}.area.ink{fill:var(--soft)}.dot.alarm{fill:var(--bad);r:5px}"  # fmt: skip
 
 ACCURACY_TOLD = (
     "Share of right answers as consumers saw them, on score-only digits: no label of them ever enters the system. "
@@ -98,7 +98,7 @@ def _charts(recording: Recording) -> str:
         ("Who answers", "Share of the stream each version owns, exact by hash.", figures.share_chart(recording)),
         (
             "Drift",
-            "The label-based detector's statistic, in powers of ten. It starts anew with every stable version.",
+            "The label-based detector's statistic, in powers of ten. It starts anew after an alarm (red) and with every stable version.",
             figures.drift_chart(recording),
         ),
         ("Delay", "Accepted requests without an answer yet; red: a process was killed.", figures.lag_chart(recording)),

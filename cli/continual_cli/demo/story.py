@@ -138,7 +138,7 @@ class Story:
         self.wait("the drift alarm", lambda: self._drift("alarms"))
         drift = self.report().drift
         self.marks.alarm_id = (drift.last_alarm_request if drift else None) or self._newest_request()
-        self.tell("decision", "drift detected")
+        self.tell("alarm", "drift detected")
         self.feeder.show(labelled_rate=LABELLED_RATE)
 
     def retrain(self) -> None:

@@ -16,7 +16,14 @@ REFRESH_SECONDS = 0.5
 PLAIN_EVERY_SECONDS = 5.0
 HAPPENINGS_SHOWN = 9
 SPARK = "▁▂▃▄▅▆▇█"
-STYLES = {"world": "yellow", "fault": "red", "decision": "cyan", "training": "blue", "correction": "green"}
+STYLES = {
+    "world": "yellow",
+    "fault": "red",
+    "alarm": "bold yellow",
+    "decision": "cyan",
+    "training": "blue",
+    "correction": "green",
+}
 
 
 def spark(values: list[float], low: float, high: float) -> str:

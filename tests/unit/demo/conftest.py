@@ -48,7 +48,7 @@ def recording() -> Recording:
     happenings = (
         Happening(50.0, "fault", "a worker is killed with -9"),
         Happening(65.0, "world", "the world drifts: contrast 0.6, tilt 20°"),
-        Happening(72.0, "decision", "drift detected <after 37 labels>"),
+        Happening(72.0, "alarm", "drift detected <after 37 labels>"),
         Happening(100.0, "fault", "the operator is killed with -9"),
         Happening(220.0, "correction", "one image is corrected"),
     )
