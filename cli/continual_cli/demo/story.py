@@ -107,6 +107,8 @@ class Story:
 
     def bootstrap(self) -> None:
         """`continual local up` with the example; v1 is trained from 600 digits and routed."""
+        if not EXAMPLE.exists():
+            raise StoryError(f"{EXAMPLE} is not there: the demo runs from a clone of the repository")
         manifest = yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))
         self.cluster.prepare(adapt(manifest), world.bootstrap_npz(self.digits, self.cast, self.seed))
         self.cluster.start()
