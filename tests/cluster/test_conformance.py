@@ -191,6 +191,59 @@ def test_events_of_the_same_words_are_one_that_counts(play: Any) -> None:
     play(scene)
 
 
+def test_the_same_apply_is_no_request_until_somebody_touched_the_child(controllers: ControlPlane, play: Any) -> None:
+    """O2: every event of a child leads to a look, and no look to a write; what somebody changed is put right."""
+
+    def patches() -> int:
+        asked = controllers.mutations(f"system:serviceaccount:default:{ACCOUNT}")
+        return sum(e["verb"] == "patch" and e["objectRef"]["resource"] == "deployments" for e in asked)
+
+    async def scene(made: KubernetesWorld) -> None:
+        path = PATHS["Deployment"].format("default") + "/digits-v1"
+        await made.cluster.apply(battery.deployment())
+        await battery.ready_deployment(made, 1)
+        before = patches()
+        await made.cluster.apply(battery.deployment())
+        assert patches() == before
+        touches: list[Any] = [{"metadata": {"labels": {"continual.dev/component": None}}}, {"spec": {"replicas": 3}}]
+        for count, touch in enumerate(touches, 1):
+            assert made.plane.merge(path, touch).ok
+            await made.cluster.resync()
+            await made.cluster.apply(battery.deployment())
+            await made.cluster.apply(battery.deployment())
+            assert patches() == before + count
+        live = made.plane.get(path).body
+        assert (live["spec"]["replicas"], live["metadata"]["labels"]) == (1, battery.LABELS)
+        made.cluster._applied.clear()  # mutation check: without the memory it is a request
+        await made.cluster.apply(battery.deployment())
+        assert patches() == before + len(touches) + 1
+
+    play(scene)
+
+
+def test_a_list_makes_good_what_no_watch_told(controllers: ControlPlane, account: Path) -> None:
+    """O5: with every watch frozen, a model, its child and their end are seen by the next list."""
+
+    async def scene() -> None:
+        found = await configuration({"KUBECONFIG": str(account)})
+        async with connect(found) as api:
+            cluster = SettledCluster(api, ("default",))
+            made = KubernetesWorld(controllers, api, cluster)
+            assert await cluster.list_models() == []
+            cluster.deleted.clear()
+            made.put_model()
+            controllers.create(PATHS["Job"].format("default"), battery.job("exit 0"))
+            assert await KubernetesCluster.get_model(cluster, REF) is None  # mutation check: nothing else tells
+            assert await cluster.list_models() == [REF]
+            assert [job["metadata"]["name"] for job in await battery.views(made, "Job")] == ["digits-train-1"]
+            assert not cluster.deleted.is_set()
+            await made.clean()
+            assert cluster.deleted.is_set()
+        await farewells()
+
+    asyncio.run(scene())
+
+
 def test_every_right_is_used_and_no_other(controllers: ControlPlane, play: Any) -> None:
     """Everything the operator can ask for, under its own account: what it got is what the Role gives, verb by verb."""
 

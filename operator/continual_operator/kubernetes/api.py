@@ -163,7 +163,11 @@ class Api:
             )  # fmt: skip
         except ApiException as error:
             raise _as_ours(error, method, path) from error
-        except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
+        except (
+            aiohttp.ClientError,
+            OSError,
+            ValueError,
+        ) as error:  # a timeout is an OSError, half an answer a ValueError
             raise ClusterUnavailableError(
                 f"the API server did not answer: {error or type(error).__name__}", field=f"{method} {path}",
                 remedy="it is tried again",

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from continual_operator import labels
 from continual_operator.cluster import Manifest, ModelRef
-from continual_operator.kubernetes.api import CHILDREN, MODEL, Kind, Listing
+from continual_operator.kubernetes.api import MODEL, Kind, Listing
 
 Key = tuple[str, str, str]
 """Kind, namespace, name."""
@@ -21,6 +21,7 @@ class Cache:
 
     def __init__(self) -> None:
         self._objects: dict[Key, Manifest] = {}
+        self._children: dict[ModelRef, set[Key]] = {}
         self._gone: dict[str, tuple[str, int]] = {}
         """uid → kind and resource version of its deletion."""
 
@@ -33,7 +34,7 @@ class Cache:
 
     def parents(self) -> set[ModelRef]:
         """Models that children name, there or gone."""
-        return {ref for key, obj in self._objects.items() if key[0] != MODEL.name and (ref := model_of(obj))}
+        return set(self._children)
 
     def models(self) -> list[ModelRef]:
         return sorted(
@@ -42,15 +43,17 @@ class Cache:
         )
 
     def children(self, ref: ModelRef) -> list[Manifest]:
-        kinds = {kind.name for kind in CHILDREN}
-        return [obj for key, obj in self._objects.items() if key[0] in kinds and model_of(obj) == ref]
+        return [self._objects[key] for key in sorted(self._children.get(ref, ()))]
 
     def put(self, obj: Manifest) -> bool:
         """Remember what was seen; True when it is newer than what was known."""
         known = self._objects.get(_key(obj))
         if obj["metadata"]["uid"] in self._gone or (known is not None and version_of(obj) <= version_of(known)):
             return False
+        self._forget(known)
         self._objects[_key(obj)] = obj
+        if (ref := _parent(obj)) is not None:
+            self._children.setdefault(ref, set()).add(_key(obj))
         return True
 
     def drop(self, obj: Manifest) -> bool:
@@ -60,7 +63,7 @@ class Cache:
         known = self._objects.get(_key(obj))
         if known is None or known["metadata"]["uid"] != uid:
             return False
-        del self._objects[_key(obj)]
+        self._forget(known)
         return True
 
     def replace(self, kind: Kind, namespace: str | None, listing: Listing) -> list[Manifest]:
@@ -70,9 +73,19 @@ class Cache:
         listed = {obj["metadata"]["uid"] for obj in listing.items}
         missing = [obj for obj in self._of(kind, namespace) if _is_missing(obj, listed, at)]
         for obj in missing:
-            del self._objects[_key(obj)]
+            self._forget(obj)
         self._gone = {uid: gone for uid, gone in self._gone.items() if gone[0] != kind.name or gone[1] > at}
         return changed + missing
+
+    def _forget(self, known: Manifest | None) -> None:
+        if known is None:
+            return
+        del self._objects[_key(known)]
+        ref = _parent(known)
+        siblings = self._children.get(ref, set()) if ref else set()
+        siblings.discard(_key(known))
+        if ref is not None and not siblings:
+            self._children.pop(ref, None)
 
     def _of(self, kind: Kind, namespace: str | None) -> Iterator[Manifest]:
         return (obj for key, obj in self._objects.items() if key[0] == kind.name and namespace in {None, key[1]})
@@ -94,6 +107,10 @@ def model_of(obj: Manifest) -> ModelRef | None:
         return ModelRef(metadata["namespace"], metadata["name"])
     name = (metadata.get("labels") or {}).get(labels.MODEL)
     return ModelRef(metadata["namespace"], name) if name else None
+
+
+def _parent(obj: Manifest) -> ModelRef | None:
+    return None if obj["kind"] == MODEL.name else model_of(obj)
 
 
 def _key(obj: Manifest) -> Key:

@@ -27,6 +27,7 @@ from continual_operator.kubernetes.patches import contains, merge_patch
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
+MAX_COUNTED_EVENTS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +203,8 @@ class KubernetesCluster:
     async def _tell(self, event: Manifest) -> None:
         metadata = event["metadata"]
         name = metadata["name"]
+        if len(self._event_counts) >= MAX_COUNTED_EVENTS:
+            self._event_counts.clear()
         count = self._event_counts[name] = self._event_counts.get(name, 0) + 1
         try:
             await self._api.create(EVENT, event)
