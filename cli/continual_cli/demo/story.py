@@ -325,16 +325,16 @@ class Story:
         """The newest labelled image that the stable version got wrong; not one of the holdout, which never trains."""
         for request_id, pixels in reversed(self.feeder.pixels.copy().items()):
             answer = self.books.answers.get(request_id)
-            if answer is None or answer.version != self._stable() or held_out(pixels):
+            if answer is None or answer.version != self._stable() or held_out(self.books.sent[request_id].key, pixels):
                 continue
             if answer.class_name != self._truth(request_id):
                 return answer
         return None
 
 
-def held_out(pixels: bytes) -> bool:
-    """Whether an image sent without a key would belong to the holdout."""
-    return is_held_out(separation_unit(b"", pixels), HOLDOUT_PERCENT)
+def held_out(key: bytes, pixels: bytes) -> bool:
+    """Whether an image belongs to the holdout by the key it was streamed under, or will by its pixels when it is corrected."""
+    return any(is_held_out(separation_unit(k, pixels), HOLDOUT_PERCENT) for k in (key, b""))
 
 
 def make_careless(spec: dict[str, Any]) -> None:
