@@ -155,11 +155,11 @@ class Producer:
             except RedisUnavailableError as error:
                 self.ride_out(error)
         self.away = 0.0
+        self.remember(item, sent.request_id)
         if sent.duplicate:
             self.tally.duplicates += 1
         else:
             self.tally.sent += 1
-        self.remember(item, sent.request_id)
 
     def enqueue(self, item: sources.Item, key: str | None) -> streams.Sent:
         peer = self.peer

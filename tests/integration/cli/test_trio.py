@@ -69,7 +69,8 @@ def test_ctrl_c_ends_each_of_the_three_cleanly(run, serving, spawn):
     assert consumer.popen.stdout.readline()
     code, out, err = producer.stop()
     told = json.loads(out)
-    assert (code, err, told["sent"]) == (130, "", told["labelsNotSent"])
+    assert (code, err) == (130, "")
+    assert told["labelsNotSent"] - told["sent"] in {0, 1}, "all of them, and the one that was in flight"
     code, out, err = consumer.stop()
     assert (code, err) == (130, "")
     assert out.splitlines()[-1].startswith("0 of 0 right")

@@ -49,7 +49,7 @@ def test_seed_d_corrects_one_image_from_the_command_line(tmp_path: Path) -> None
     printed = tell("seed_d.sh", tmp_path, 240, EPOCHS="4")
     assert "fixed true" in printed
     evaluation = json.loads((tmp_path / "out" / "run" / "evaluation.json").read_text())
-    assert evaluation["accuracy"] > 0.9
+    assert evaluation["test"]["accuracy"] > 0.9
 
 
 def test_seed_c_trains_evaluates_and_runs_three_programs(tmp_path: Path) -> None:
