@@ -76,6 +76,24 @@ def operator_account(plane: ControlPlane, namespace: str, role: Callable[[dict[s
     return file
 
 
+def digits(name: str = "digits", **spec: Any) -> dict[str, Any]:
+    """A small model that the CRD takes."""
+    whole = {
+        "model": {
+            "architecture": "mlp",
+            "input": {"height": 8, "width": 8, "channels": 1},
+            "classes": [str(i) for i in range(10)],
+        },
+        "bootstrap": {"dataset": {"name": "digits"}},
+    }
+    return {
+        "apiVersion": "continual.dev/v1alpha1",
+        "kind": "ContinualModel",
+        "metadata": {"name": name},
+        "spec": whole | spec,
+    }
+
+
 class OperatorProcess:
     """One `python -m continual_operator`."""
 

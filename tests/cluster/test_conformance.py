@@ -106,6 +106,7 @@ async def world(plane: ControlPlane, kubeconfig: Path) -> AsyncIterator[Kubernet
         await watches.start()
         watching = asyncio.create_task(watches.run())
         made = KubernetesWorld(plane, api, cluster)
+        await cluster.resync()
         try:
             yield made
         finally:

@@ -11,26 +11,9 @@ from typing import Any
 
 import pytest
 from control_plane import MODELS, ControlPlane
-from operators import ACCOUNT, PATHS, OperatorProcess, objects, operator_account, until
+from operators import ACCOUNT, PATHS, OperatorProcess, digits, objects, operator_account, until
 
 LEASE_SECONDS = "9"
-
-
-def digits(name: str = "digits", **spec: Any) -> dict[str, Any]:
-    whole = {
-        "model": {
-            "architecture": "mlp",
-            "input": {"height": 8, "width": 8, "channels": 1},
-            "classes": [str(i) for i in range(10)],
-        },
-        "bootstrap": {"dataset": {"name": "digits"}},
-    }
-    return {
-        "apiVersion": "continual.dev/v1alpha1",
-        "kind": "ContinualModel",
-        "metadata": {"name": name},
-        "spec": whole | spec,
-    }
 
 
 class World:

@@ -57,6 +57,7 @@ class KubernetesCluster:
         self._changed: dict[ModelRef, None] = {}
         self._wake = asyncio.Event()
         self._resynced = clock()
+        self._listed = asyncio.Event()
         self.deleted = asyncio.Event()
         """Set when a model went, and at the start: models may have gone before."""
         self.deleted.set()
@@ -77,6 +78,7 @@ class KubernetesCluster:
                 for obj in self._cache.replace(kind, namespace, listing):
                     self._notify(obj)
         self._resynced = self._clock()
+        self._listed.set()
 
     @property
     def resync_age_seconds(self) -> float:
@@ -84,7 +86,8 @@ class KubernetesCluster:
         return self._clock() - self._resynced
 
     async def changes(self) -> AsyncIterator[ModelRef]:
-        """Models that changed, or whose children did; for one reader."""
+        """Models that changed, or whose children did; for one reader. None before everything was listed once: half a picture looks like loss."""
+        await self._listed.wait()
         while True:
             while self._changed:
                 ref = next(iter(self._changed))
