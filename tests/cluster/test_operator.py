@@ -177,3 +177,50 @@ def test_a_stopped_leader_is_followed_and_ends_when_it_wakes(world: World) -> No
     assert len(world.jobs()) == 1
     tokens = [operator.lines("leading")[0]["token"] for operator in (first, second)]
     assert tokens[1] == tokens[0] + 1
+
+
+@pytest.mark.long
+def test_a_leader_whose_api_server_hangs_ends_before_anybody_else_could_begin(world: World) -> None:
+    """O4: no answer, so no renewal: it ends at its deadline. Started again (as a pod would be) it goes on where it was."""
+    first = world.start("a")
+    world.put(digits())
+    until("it works", world.jobs)
+    server = world.plane.processes["kube-apiserver"]
+    server.send_signal(signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        assert first.process.wait(30) == 1
+        assert time.monotonic() - began < float(LEASE_SECONDS)
+    finally:
+        server.send_signal(signal.SIGCONT)
+    second = world.start("b")
+    until("its successor leads", second.leads, 60)
+    world.put(digits("other"))
+    until("and works", lambda: len(world.jobs()) == 2, 60)
+
+
+@pytest.mark.long
+def test_deleting_ends_while_redis_is_down_and_keys_go_when_it_is_back(world: World) -> None:
+    """O7: nothing holds a deletion up, and nothing is forgotten."""
+    operator = world.start()
+    world.put(digits())
+    until("it is in Redis", lambda: world.jobs() and world.keys())
+    world.redis.stop()
+    world.delete("digits")
+    until("children are collected", lambda: not world.jobs() and not world.deployments(), 60)
+    until("it has tried to sweep", lambda: operator.lines("sweep failed"), 60)
+    world.redis.start()
+    assert world.keys()
+    until("keys are swept", lambda: not world.keys(), 60)
+
+
+@pytest.mark.long
+def test_a_model_says_within_seconds_that_redis_is_gone(world: World) -> None:
+    """O8: status tells the truth, and takes it back."""
+    world.start()
+    world.put(digits())
+    until("it works", world.jobs)
+    world.redis.stop()
+    until("it says so", lambda: (world.condition("digits", "Degraded") or {}).get("status") == "True", 30)
+    world.redis.start()
+    until("it takes it back", lambda: (world.condition("digits", "Degraded") or {}).get("status") == "False", 60)
