@@ -63,12 +63,18 @@ def test_seed_c_trains_evaluates_and_runs_three_programs(tmp_path: Path) -> None
     assert int(right) > 150
 
 
-@pytest.mark.long
-def test_seed_a_answers_json_and_learns_behind_a_gate(tmp_path: Path) -> None:
-    """CIFAR-10 format, JSON with base64 float32: 300 answers, repeated ids enqueue nothing, a second version is judged."""
-    printed = tell("seed_a.sh", tmp_path, 500)
+def test_seed_a_answers_json_and_sends_nothing_twice(tmp_path: Path) -> None:
+    """CIFAR-10 format, JSON with base64 float32: 300 answers with a running score; repeated ids enqueue nothing."""
+    printed = tell("seed_a.sh", tmp_path, 300, SHORT="1")
     assert "0 requests, 20 known before" in printed
     assert "of 300 right" in printed
+
+
+@pytest.mark.long
+def test_seed_a_goes_on_learning_behind_a_gate(tmp_path: Path) -> None:
+    """The retrained version is judged on live labels before it serves."""
+    printed = tell("seed_a.sh", tmp_path, 500)
+    assert "ShadowStarted" in printed
     assert "v2" in (tmp_path / "out" / "history.json").read_text()
 
 
