@@ -1,4 +1,4 @@
-"""What outlives a training process: weights and buffer as safetensors, everything else as JSON. Never a pickle.
+"""What outlives a training process: weights and buffer as safetensors, everything else as JSON. Nothing in it can run code when it is read.
 
 Two kinds. A *checkpoint state* is two blobs of a version (arrays, and JSON beside them): the parent of the next
 training. A *resume state* is one object of a Job that has not ended, replaced after every epoch; arrays and JSON travel
