@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from continual_contract.entries import LabelEntry, PredictionEntry, decode_label, decode_prediction
+from continual_contract.entries import LabelEntry, PredictionEntry, decode_label
 from continual_contract.errors import NotFoundError, UsageError
 
 from continual_cli import streams
-from continual_cli.output import Format, clock, json_line
+from continual_cli.output import Format, clock, json_line, printable
 
 if TYPE_CHECKING:
     import redis
@@ -137,10 +137,12 @@ class Printer:
             print(line(heads), flush=True)
 
     def show(self, stream: str, fields: dict[bytes, bytes]) -> int:
-        """Print one entry; 1 if it was a prediction."""
+        """Print one entry; 1 if it was a prediction. What a stranger added and nobody can read is passed over."""
         if stream == self.keys.predictions:
-            self.prediction(decode_prediction(fields))
-            return 1
+            entry = streams.readable_prediction(fields)
+            if entry is not None:
+                self.prediction(entry)
+            return int(entry is not None)
         self.label(decode_label(fields))
         return 0
 
@@ -195,7 +197,9 @@ WIDTHS = (9, 21, 8, 7, 12, 11, 12, 6)
 
 def line(values: tuple[object, ...]) -> str:
     """Columns of fixed width: a stream cannot be measured before it ends."""
-    padded = [str(value).ljust(width) for value, width in zip(values, (*WIDTHS, *(0,) * len(values)), strict=False)]
+    padded = [
+        printable(str(value)).ljust(width) for value, width in zip(values, (*WIDTHS, *(0,) * len(values)), strict=False)
+    ]
     return " ".join(padded).rstrip()
 
 

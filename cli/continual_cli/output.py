@@ -59,7 +59,16 @@ def cell(value: object) -> str:
         return NONE
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    return f"{value:.3f}" if isinstance(value, float) else printable(str(value))
+
+
+def printable(text: str) -> str:
+    """What a stranger wrote into a stream moves no cursor and starts no line."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)
+
+
+def shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def emit(form: Format, data: Any, heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -133,5 +142,8 @@ def duration(seconds: int) -> str:
 
 
 def clock(milliseconds: int) -> str:
-    """Milliseconds since 1970 as local hours, minutes and seconds."""
-    return datetime.fromtimestamp(milliseconds / 1000).astimezone().strftime("%H:%M:%S")
+    """Milliseconds since 1970 as local hours, minutes and seconds; a dash for what is no time."""
+    try:
+        return datetime.fromtimestamp(milliseconds / 1000).astimezone().strftime("%H:%M:%S")
+    except (OverflowError, ValueError, OSError):
+        return NONE

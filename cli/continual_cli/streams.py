@@ -124,7 +124,7 @@ def answers(
             stream = name.decode()
             for entry_id, fields in entries:
                 positions[stream] = entry_id.decode()
-                yield decode_prediction(fields) if stream == keys.predictions else decode_dead(entry_id, fields)
+                yield readable_prediction(fields) if stream == keys.predictions else refused_request(entry_id, fields)
         if not found:
             yield None
 
@@ -155,20 +155,36 @@ def no_answer(request_id: str, timeout: float) -> UnavailableError:
     )
 
 
+def readable_prediction(fields: Fields) -> PredictionEntry | None:
+    """A published prediction; None for what a stranger added and nobody can read."""
+    try:
+        return decode_prediction(fields)
+    except (KeyError, ValueError):
+        return None
+
+
+def refused_request(entry_id: bytes, fields: Fields) -> DeadLetter | None:
+    """The dead letter of a request; None for that of a label, which may name a request that is still to be answered."""
+    return None if fields.get(b"kind") == b"label" else decode_dead(entry_id, fields)
+
+
 def decode_dead(entry_id: bytes, fields: Fields) -> DeadLetter:
     """Read one dead letter; `request` gets the request's own fields back."""
 
     def text(name: bytes) -> str:
         return fields.get(name, b"").decode("utf-8", "replace")
 
+    def number(name: bytes) -> int:
+        return int(fields[name]) if fields.get(name, b"").isdigit() else 0
+
     return DeadLetter(
         entry_id=EntryId(entry_id.decode()),
         request_id=RequestId(text(b"r")),
         reason=text(b"reason"),
         message=text(b"message"),
-        deliveries=int(text(b"deliveries") or 0),
+        deliveries=number(b"deliveries"),
         version=Version(text(b"v")),
-        time_ms=int(text(b"t") or 0),
+        time_ms=number(b"t"),
         request={name[2:]: value for name, value in fields.items() if name.startswith(b"x-")},
     )
 

@@ -9,9 +9,11 @@ from continual_contract.entries import DeadLetter
 from continual_contract.errors import NotFoundError, UsageError
 
 from continual_cli import streams
-from continual_cli.output import Format, OutputOption, clock, emit, say
+from continual_cli.output import Format, OutputOption, clock, emit, note, say, shortened
 from continual_cli.target import ModelOption, Target
 
+REQUEST_WIDTH = 40
+MESSAGE_WIDTH = 300
 HEADS = ("Entry", "Request", "Reason", "Deliveries", "Version", "Time", "Message")
 
 dead_app = typer.Typer(
@@ -54,9 +56,13 @@ def replay(
     if everything == bool(entries):
         raise UsageError("say which", field="ENTRY", remedy="name entries of `continual dead list`, or give --all")
     letters = read_dead(target, None)
-    chosen = letters if everything else [named(letters, entry) for entry in entries or ()]
+    chosen = [c for c in letters if c.request] if everything else [named(letters, entry) for entry in entries or ()]
     for letter in chosen:
         replay_one(target, letter)
+    if everything and len(chosen) < len(letters):
+        note(
+            f"{len(letters) - len(chosen)} dead letter(s) left: labels that nobody could use, or no longer with a request"
+        )
     say(
         output,
         f"{target.name}: {len(chosen)} request(s) back in the stream",
@@ -65,9 +71,17 @@ def replay(
 
 
 def named(letters: list[DeadLetter], entry: str) -> DeadLetter:
-    for letter in letters:
-        if entry in {letter.entry_id, letter.request_id}:
+    found = [letter for letter in letters if entry in {letter.entry_id, letter.request_id}]
+    for letter in found:
+        if letter.request:
             return letter
+    if found:
+        raise NotFoundError(
+            f"this dead letter holds no request ({found[0].reason})",
+            field="ENTRY",
+            value=entry,
+            remedy="send the request or the label again",
+        )
     raise NotFoundError("no such dead letter", field="ENTRY", value=entry, remedy="see `continual dead list`")
 
 
@@ -100,10 +114,10 @@ def document(letter: DeadLetter) -> dict[str, Any]:
 def row(letter: DeadLetter) -> tuple[object, ...]:
     return (
         letter.entry_id,
-        letter.request_id,
-        letter.reason,
+        shortened(letter.request_id, REQUEST_WIDTH),
+        shortened(letter.reason, REQUEST_WIDTH),
         letter.deliveries,
         letter.version,
         clock(letter.time_ms),
-        letter.message,
+        shortened(letter.message, MESSAGE_WIDTH),
     )

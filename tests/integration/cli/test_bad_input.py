@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+from continual_cli import streams
+from continual_contract.keys import ModelKeys
+
+KEYS = ModelKeys("default", "digits")
 
 
 @pytest.fixture
@@ -79,6 +83,47 @@ def test_a_raw_request_of_the_wrong_length_is_a_dead_letter_and_can_be_replayed(
         3,
         "ENTRY: no such dead letter (got '1-1'); see `continual dead list`",
     )
+
+
+def test_dead_labels_stop_no_replay(run, model, redis_server):
+    """Pins `dead replay --all` past letters of labels, and what is said to whoever names one."""
+    client = redis_server.client()
+    unknown = {"r": "key:nobody", "reason": "UnknownRequest", "message": "m", "v": "", "t": "1", "kind": "label"}
+    label = client.xadd("ctm:{default/digits}:dead", unknown).decode()
+    request = {"r": "1700000000000-0", "reason": "InvalidImage", "message": "m", "v": "v1", "t": "1", "x-d": b"short"}
+    letter = client.xadd("ctm:{default/digits}:dead", request).decode()
+    result = run("dead", "replay", "--all", "-o", "json")
+    assert (result.exit_code, json.loads(result.stdout)["replayed"]) == (0, [letter])
+    assert result.stderr.startswith("1 dead letter(s) left")
+    named = run("dead", "replay", label)
+    assert (named.exit_code, complaint(named)) == (
+        3,
+        f"ENTRY: this dead letter holds no request (UnknownRequest) (got '{label}'); send the request or the label again",
+    )
+
+
+def test_what_a_stranger_adds_to_our_streams_stops_no_reader(run, serving, redis_server, picture):
+    """Pins entries without our fields, with bytes that are no text, and with a terminal's control characters."""
+    client = redis_server.client()
+    for stream in ("predictions", "dead"):
+        client.xadd(f"ctm:{{default/digits}}:{stream}", {"foo": "bar"})
+        odd = {"r": b"\xff\x1b[2J", "deliveries": "many", "t": "9" * 30, "message": "red\nline" + "x" * 5000}
+        client.xadd(f"ctm:{{default/digits}}:{stream}", odd)
+    assert run("predict", str(picture(7))).exit_code == 0
+    assert len(run("consume", "-o", "json").stdout.splitlines()) == 1
+    listed = run("dead", "list")
+    assert (listed.exit_code, len(listed.stdout.splitlines())) == (0, 3), listed.output
+    assert "\x1b" not in listed.stdout
+    assert max(map(len, listed.stdout.splitlines())) < 500
+
+
+def test_the_dead_letter_of_a_label_is_no_answer(run, model, redis_server, picture):
+    """Pins that a label refused while its request waits does not end the wait as if the request had been refused."""
+    client = redis_server.client()
+    start = streams.cursor(client, KEYS)
+    letter = {"r": "1-1", "reason": "UnknownClass", "message": "m", "v": "", "t": "1", "kind": "label"}
+    client.xadd(KEYS.dead, letter)
+    assert streams.await_answers(client, KEYS, ["1-1"], start, 0.2) == {}
 
 
 def wait_for(look, seconds: float = 20):
