@@ -527,15 +527,15 @@ local function survey(keys)
 end
 
 -- A group that vanished with the stream's memory of it begins again behind the audited id: what was answered is not published
--- again, because HSETNX of the request id refuses it.
+-- again, because HSETNX of the request id refuses it. `serve` repeats what the table says, and without it nobody may publish.
 local function repair(state)
   for name, group in pairs(state.document.groups) do
     if not state.infos[name] then
       redis.call('XGROUP', 'CREATE', state.requests, name, state.document.audited or '0-0', 'MKSTREAM')
-      redis.call('HSET', state.serve, name, group.serve)
       redis.call('HINCRBY', state.alarms, 'lost_groups', 1)
       state.repaired = state.repaired + 1
     end
+    if redis.call('HGET', state.serve, name) ~= group.serve then redis.call('HSET', state.serve, name, group.serve) end
   end
   if state.repaired > 0 then state.infos = group_infos(state.requests) end
 end

@@ -122,6 +122,24 @@ def test_a_destroyed_group_is_made_again_behind_the_audited_id(loaded_redis: Any
     assert bench.check() == ["alarms {b'lost_groups': b'1'}"]
 
 
+def test_who_may_publish_is_written_again_from_the_table(loaded_redis: Any) -> None:
+    """Somebody deletes `serve`: every commit is fenced until the reaper has written it again, and nothing is lost or doubled."""
+    bench = Bench(loaded_redis)
+    bench.route([("v1", 10_000)])
+    with fleet(loaded_redis) as crew:
+        crew.start("v1", 2)
+        bench.produce([b"x"] * 100)
+        seconds_until(lambda: bench.predicted() == 100, 5)
+        bench.client.delete(KEYS.serve)
+        bench.produce([b"x"] * 100)
+        time.sleep(0.3)
+        assert bench.predicted() == 100
+        bench.reap()
+        seconds_until(lambda: bench.predicted() == 200, 10)
+    assert bench.client.hgetall(KEYS.serve) == {b"v1@1": b"v1"}
+    assert bench.check() == []
+
+
 def test_a_lost_tail_raises_an_alarm(loaded_redis: Any) -> None:
     """Redis comes back without its newest entries: a worker that had seen them says so."""
     bench = Bench(loaded_redis)
