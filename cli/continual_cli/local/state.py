@@ -143,6 +143,7 @@ class LocalState:
         """
         manifest = _normalised(manifest)
         _validate(manifest)
+        self.home.create()
         name = manifest["metadata"]["name"]
         with locked(self.home.objects_lock):
             current = self.find_model(name)
@@ -249,9 +250,10 @@ def _check_version(current: dict[str, Any], resource_version: str | None) -> Non
 def _normalised(manifest: dict[str, Any]) -> dict[str, Any]:
     """What is written at creation: only what a user may set."""
     if not isinstance(manifest, dict) or manifest.get("kind") != KIND or manifest.get("apiVersion") != API_VERSION:
-        found = manifest.get("kind") if isinstance(manifest, dict) else type(manifest).__name__
-        raise InvalidSpecError("not a ContinualModel", field="kind", value=found, remedy=f"use {API_VERSION} {KIND}")
-    metadata = manifest.get("metadata") or {}
+        kind = manifest.get("kind") if isinstance(manifest, dict) else type(manifest).__name__
+        field, found = ("kind", kind) if kind != KIND else ("apiVersion", manifest.get("apiVersion"))
+        raise InvalidSpecError("not a ContinualModel", field=field, value=found, remedy=f"use {API_VERSION} {KIND}")
+    metadata = _metadata(manifest)
     namespace = metadata.get("namespace", NAMESPACE)
     if namespace != NAMESPACE:
         remedy = "leave it out; use another CONTINUAL_HOME for another world"
@@ -268,6 +270,25 @@ def _normalised(manifest: dict[str, Any]) -> dict[str, Any]:
         "metadata": {"name": metadata.get("name"), "namespace": NAMESPACE, **kept},
         "spec": manifest.get("spec"),
     }
+
+
+def _metadata(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What was written under `metadata`; labels and annotations are text by name, as an API server wants them."""
+    metadata = manifest.get("metadata") or {}
+    if not isinstance(metadata, dict):
+        raise InvalidSpecError("must be a mapping", field="metadata", value=metadata, remedy="write name: digits")
+    for key in ("labels", "annotations"):
+        texts = metadata.get(key) or {}
+        if not isinstance(texts, dict):
+            raise InvalidSpecError(
+                "must be a mapping", field=f"metadata.{key}", value=texts, remedy="write key: value pairs"
+            )
+        for name, text in texts.items():
+            if not isinstance(text, str):
+                raise InvalidSpecError(
+                    "must be text", field=f"metadata.{key}.{name}", value=text, remedy="put it in quotes"
+                )
+    return metadata
 
 
 def _merged(current: dict[str, Any], manifest: dict[str, Any]) -> dict[str, Any]:

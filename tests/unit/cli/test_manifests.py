@@ -7,8 +7,10 @@ from typing import get_args, get_origin
 
 import pytest
 import yaml
+from continual_cli.app import app
 from continual_operator.spec import ContinualModelSpec
 from pydantic import BaseModel
+from typer.testing import CliRunner
 
 
 def test_what_init_prints_apply_takes(run, state):
@@ -105,6 +107,37 @@ def test_a_file_that_is_no_model_is_refused(run, text, message):
     result = run("apply", "-f", "-", stdin=text)
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"metadata": "digits"}, "error: metadata: must be a mapping (got 'digits'); write name: digits\n"),
+        (
+            {"metadata": {"name": "digits", "labels": ["a"]}},
+            "error: metadata.labels: must be a mapping (got ['a']); write key: value pairs\n",
+        ),
+        (
+            {"metadata": {"name": "digits", "annotations": {"a": 1}}},
+            "error: metadata.annotations.a: must be text (got 1); put it in quotes\n",
+        ),
+        (
+            {"apiVersion": "v1"},
+            "error: apiVersion: not a ContinualModel (got 'v1'); use continual.dev/v1alpha1 ContinualModel\n",
+        ),
+    ],
+)
+def test_what_stands_around_the_spec_is_judged_too(run, state, manifest, change, message):
+    result = run("apply", "-f", "-", stdin=yaml.safe_dump(manifest("digits") | change))
+    assert (result.exit_code, result.stderr) == (2, message)
+    assert state.model_names() == []
+
+
+def test_a_model_may_be_applied_before_the_first_up(tmp_path, monkeypatch, manifest):
+    """Pins the remedy that `get` and `predict` name in an empty home: `apply` works in one that nothing has made yet."""
+    monkeypatch.setenv("CONTINUAL_HOME", str(tmp_path / "new"))
+    applied = CliRunner().invoke(app, ["apply", "-f", "-"], input=yaml.safe_dump(manifest("digits")))
+    assert (applied.exit_code, applied.stdout) == (0, "continualmodel.continual.dev/digits created\n")
 
 
 def test_a_missing_file_is_named(run):
