@@ -37,7 +37,7 @@ async def operate(environ: Mapping[str, str]) -> None:
     found = await configuration(environ)
     async with connect(found, timedelta(seconds=times.request_timeout)) as api:
         lease = Lease(api, installation.lease_namespace, installation.lease_name, installation.holder, times)
-        cluster = KubernetesCluster(api, installation.namespaces, lease.assert_held)
+        cluster = KubernetesCluster(api.fenced(lease.assert_held), installation.namespaces)
         watches = Watches(cluster, found, installation.namespaces, installation.liveness)
         await watches.start()
         stop = _stop_on_signals()

@@ -6,6 +6,7 @@ write to. Nothing is retried here; whoever asks has its own pace.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -32,6 +33,8 @@ from continual_operator.cluster import Manifest
 FIELD_MANAGER = "continual-operator"
 REQUEST_TIMEOUT = timedelta(seconds=5)
 LIST_TIMEOUT = timedelta(seconds=30)
+SLOTS = 16
+"""Requests at once: an API server that is slow gets no more of them, and none times out in our own queue."""
 MERGE, APPLY = "application/merge-patch+json", "application/apply-patch+yaml"
 
 
@@ -100,15 +103,19 @@ def token_of(found: Configuration) -> str:
 async def connect(found: Configuration, longest: timedelta = REQUEST_TIMEOUT) -> AsyncIterator[Api]:
     """One client per process, closed at the end."""
     async with ApiClient(found) as client:
-        yield Api(client, longest)
+        yield Api(DynamicClient(client), longest)  # type: ignore[no-untyped-call]  # unannotated; not awaited: no discovery
 
 
 class Api:
     """The six verbs. Every method may raise `ClusterUnavailableError` (try again) or `ClusterRefusedError` (ask a person)."""
 
-    def __init__(self, client: ApiClient, longest: timedelta) -> None:
-        self._client = DynamicClient(client)  # type: ignore[no-untyped-call]  # unannotated; not awaited: no discovery
-        self._longest = longest
+    def __init__(self, client: DynamicClient, longest: timedelta, may_write: Callable[[], None] = lambda: None) -> None:
+        self._client, self._longest, self._may_write = client, longest, may_write
+        self._slots = asyncio.Semaphore(SLOTS)
+
+    def fenced(self, may_write: Callable[[], None]) -> Api:
+        """The same server, but every write asks `may_write` first; the two do not wait for each other's slots."""
+        return Api(self._client, self._longest, may_write)
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
         try:
@@ -154,8 +161,16 @@ class Api:
     async def _request(
         self, method: str, path: str, body: Manifest | None = None, *, longest: timedelta | None = None, **options: Any
     ) -> Any:
-        """One request. The timeout covers the whole answer."""
+        """One request, when a slot is free: the timeout covers the whole answer, and not the queue of five hundred models before it."""
         seconds = (longest or self._longest).total_seconds()
+        async with self._slots:
+            if method != "get":
+                self._may_write()
+            return await self._send(method, path, body, seconds, options)
+
+    async def _send(
+        self, method: str, path: str, body: Manifest | None, seconds: float, options: dict[str, Any]
+    ) -> Any:
         try:
             return await self._client.request(
                 method, path, body=body, serializer=_plain, header_params={}, query_params=[],

@@ -1,7 +1,7 @@
 """The operator's `Cluster` on a real API server.
 
 Looks cost nothing: they read a cache that watch events, one list per kind and minute and the answers to our own writes keep fresh. Writes ask
-the Lease first (`may_act`), are bound to a uid or a resource version where they change what others may have changed, and are left
+the Lease first (`Api.fenced`), are bound to a uid or a resource version where they change what others may have changed, and are left
 out when they would change nothing. Deleting starts from a fresh read.
 """
 
@@ -41,16 +41,15 @@ class Applied:
 
 
 class KubernetesCluster:
-    """`namespaces`: those whose models are served; empty means all. `may_act` raises when this process must not write."""
+    """`namespaces`: those whose models are served; empty means all. `api` is fenced: it refuses writes that are not ours to do."""
 
     def __init__(
         self,
         api: Api,
         namespaces: tuple[str, ...] = (),
-        may_act: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._api, self._namespaces, self._may_act, self._clock = api, namespaces, may_act, clock
+        self._api, self._namespaces, self._clock = api, namespaces, clock
         self._cache = Cache()
         self._applied: dict[tuple[str, str], Applied] = {}
         self._event_counts: dict[str, int] = {}
@@ -137,13 +136,11 @@ class KubernetesCluster:
         live = self._cache.get(DEPLOYMENT, *key)
         if live is not None and self._applied.get(key) == _applied(live, digest) and _is_marked(live, manifest):
             return
-        self._may_act()
         after = await self._api.apply(DEPLOYMENT, manifest)
         self._applied[key] = _applied(after, digest)
         self._cache.put(after)
 
     async def create(self, manifest: Manifest) -> None:
-        self._may_act()
         try:
             self._cache.put(await self._api.create(JOB, manifest))
         except ConflictError:
@@ -156,7 +153,6 @@ class KubernetesCluster:
             if known is not None and known["metadata"]["uid"] == uid:
                 self._cache.drop(known)
             return
-        self._may_act()
         await self._api.delete(KINDS[kind], namespace, name, uid)
         self._applied.pop((namespace, name), None)
         self._cache.drop(found)
@@ -178,7 +174,6 @@ class KubernetesCluster:
         if not patch:
             return
         patch["metadata"] = {"resourceVersion": resource_version, "uid": known["metadata"]["uid"]}
-        self._may_act()
         try:
             self._cache.put(await self._api.merge(MODEL, ref.namespace, ref.name, patch, "status"))
         except (ConflictError, NotFoundError) as error:
@@ -187,7 +182,6 @@ class KubernetesCluster:
 
     async def annotate(self, ref: ModelRef, annotations: dict[str, str | None]) -> None:
         """Raises `NotFoundError` when the model is gone."""
-        self._may_act()
         patch = {"metadata": {"annotations": annotations}}
         self._cache.put(await self._api.merge(MODEL, ref.namespace, ref.name, patch))
 
@@ -198,7 +192,6 @@ class KubernetesCluster:
             return
         event = _event(known, type_, reason, message, datetime.now(UTC))
         try:
-            self._may_act()
             await self._tell(event)
         except ContinualError as error:
             log.warning("event not recorded", extra={"model": str(ref), "reason": reason, "error": str(error)})
