@@ -41,7 +41,7 @@ def main() -> int:
     report.write(recorded, options.out)
     _clean(story, home, options.out)
     _print(recorded, story.failure, options.out)
-    return 0 if all(check.passed for check in recorded.checks) else 1
+    return 0 if not any(check.failed for check in recorded.checks) else 1
 
 
 def _options() -> argparse.Namespace:
@@ -118,8 +118,8 @@ def _print(recorded: Recording, failure: str, out: Path) -> None:
     for column in ("", "value", "bound", ""):
         table.add_column(column)
     for check in recorded.checks:
-        verdict = "[green]reached" if check.passed else "[bold red]MISSED"
-        table.add_row(check.name, check.value, check.bound, verdict)
+        colour = "green" if check.passed else "bold red" if check.failed else "yellow"
+        table.add_row(check.name, check.value, check.bound, f"[{colour}]{check.word}")
     console = Console()
     console.print(table)
     console.print(f"report: {out}/report.html   picture: {out}/report.png   figures: {out}/summary.json")

@@ -64,6 +64,16 @@ class Check:
     value: str
     bound: str
     passed: bool
+    binding: bool = True
+    """False: shown, but no reason to fail. A busy machine is slow; the loop is right all the same."""
+
+    @property
+    def failed(self) -> bool:
+        return self.binding and not self.passed
+
+    @property
+    def word(self) -> str:
+        return "reached" if self.passed else "MISSED" if self.binding else "slower"
 
 
 @dataclass(frozen=True, slots=True)

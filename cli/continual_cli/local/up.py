@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,7 @@ def operator_settings(token: int, endpoints: Endpoints, environ: Mapping[str, st
         redis_password_file=endpoints.redis_password_file,
         redis_username=endpoints.redis_username,
         data_root=environ.get(settings.DATA),
+        idle_interval=timedelta(seconds=3),  # a person waits, and one machine has few models
     )
 
 

@@ -115,6 +115,13 @@ def test_what_was_not_reached_is_missed(good: summary.Outcome, change: dict[str,
     assert missed(dataclasses.replace(good, **change)) == [name]
 
 
+def test_a_slow_machine_is_shown_and_fails_nothing(good: summary.Outcome) -> None:
+    """Seconds are the machine's; everything else is the loop's."""
+    slow = dataclasses.replace(good, seconds=301.0)
+    (check,) = (c for c in summary.checks(summary.summarize(slow), slow) if not c.passed)
+    assert (check.name, check.word, check.failed) == ("seconds", "slower", False)
+
+
 def test_a_correction_that_failed_is_missed(good: summary.Outcome) -> None:
     """`fixed` must be true, not merely present."""
     good.marks.correction = {"fixed": False}
