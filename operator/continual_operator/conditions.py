@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from datetime import timedelta
 from typing import Literal, TypeVar
 
 from continual_contract.report import PairEvidence, Report, VersionScores
@@ -23,6 +24,8 @@ BlockT = TypeVar("BlockT", bound=Block)
 State = Literal["True", "False", "Unknown"]
 Said = tuple[State, str, str]
 """status, reason, message"""
+RESET_SHOWN = timedelta(hours=24)
+"""How long a lost routing table is told of: it is there again within a second, and what waited in Redis is not."""
 
 
 def show(draft: Draft) -> Draft:
@@ -258,6 +261,13 @@ def _data_loss(draft: Draft) -> Said:
     report = _report(draft)
     if draft.obs.redis_ok and draft.obs.routing is None and draft.status.group_generation > 0:
         return "True", reasons.STREAM_RESET, "the routing table was gone: Redis lost its data; it is routed anew"
+    before = next((c for c in draft.status.conditions if c.type == "DataLoss"), None)
+    if (
+        before is not None
+        and before.reason == reasons.STREAM_RESET
+        and draft.now - before.last_transition_time < RESET_SHOWN
+    ):
+        return "True", reasons.STREAM_RESET, before.message
     if report is None:
         return "Unknown", reasons.NO_LABELS, "no report yet"
     loss = report.loss

@@ -523,6 +523,25 @@ def test_redis_without_its_data_is_routed_anew_and_told(stage: Stage) -> None:
     assert play.config.uid == "uid-model"
 
 
+def test_that_redis_lost_its_data_is_told_for_a_day(stage: Stage) -> None:
+    """The table is there again within a second: the condition stays until somebody can have seen it, and then goes."""
+    play = stage()
+    play.serve_first()
+    play.redis.flushall()
+    play.settle()
+    play.report()
+    play.settle()
+    assert loss_of(play) == ("True", "StreamReset")
+    play.pass_time(24 * 3600)
+    play.report()
+    play.settle()
+    assert loss_of(play) == ("False", "NoneLost")
+
+
+def loss_of(play: Rehearsal) -> tuple[str, str]:
+    return next((c.status, c.reason) for c in play.status.conditions if c.type == "DataLoss")
+
+
 def test_an_invalid_spec_is_a_condition_and_serving_goes_on(stage: Stage) -> None:
     """Never an exception loop; corrected, it goes on."""
     play = stage()
