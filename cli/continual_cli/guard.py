@@ -83,8 +83,10 @@ def complain(text: str, code: int) -> int:
 def usage_line(error: TyperException) -> str:
     """A wrong option or argument, with the command whose help explains it."""
     say = getattr(error, "format_message", None)
-    message = str(say() if say else error)
+    message = " ".join(str(say() if say else error).split())
     context = getattr(error, "ctx", None)
+    if context and not message:
+        return f"say which of its verbs (see `{context.command_path} --help`)"
     return f"{message} (see `{context.command_path} --help`)" if context else message
 
 

@@ -65,7 +65,7 @@ def approve(version: VersionArgument, model: ModelOption = None, output: OutputO
     """
     target = Target.open(model)
     known_version(target, version)
-    one_shot(target, "approve", version, output, f"{version} approved")
+    one_shot(target, "approve", version, output, f"approval of {version} requested")
 
 
 def reject(version: VersionArgument, model: ModelOption = None, output: OutputOption = Format.table) -> None:
@@ -76,7 +76,7 @@ def reject(version: VersionArgument, model: ModelOption = None, output: OutputOp
     """
     target = Target.open(model)
     known_version(target, version)
-    one_shot(target, "reject", version, output, f"{version} rejected")
+    one_shot(target, "reject", version, output, f"rejection of {version} requested")
 
 
 def readmit(

@@ -105,6 +105,21 @@ def test_help_opens_quickly_and_loads_nothing_heavy():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("dead",), "error: say which of its verbs (see `continual dead --help`)\n"),
+        (
+            ("completion",),
+            "error: Missing argument 'shell'. Choose from: bash, zsh, fish (see `continual completion --help`)\n",
+        ),
+    ],
+)
+def test_half_a_command_is_one_line_on_stderr(run, words, said):
+    result = run(*words)
+    assert (result.exit_code, result.stderr) == (2, said)
+
+
 def test_exit_codes_are_documented():
     """Pins that docs/cli.md names every error with the code it really has."""
     text = (Path(__file__).parents[3] / "docs" / "cli.md").read_text()
