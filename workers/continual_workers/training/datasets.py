@@ -197,7 +197,7 @@ def _missing(name: str, known: NamedSet, data_root: Path | None, prefix: str) ->
     where = str(data_root / name) if data_root is not None else f"$CONTINUAL_DATA/{name}"
     return MissingDatasetError(
         f"dataset {name} is not in the folder {where}, nor under {prefix} of the object store: "
-        f"expected {' or '.join(known.expected)} there",
+        f"expected {known.expected[0]} there",
         field="dataset.name",
         value=name,
         remedy="put the files there (nothing is downloaded), or set CONTINUAL_DATA to the folder that holds them",
