@@ -102,9 +102,9 @@ def checks(summary: Mapping[str, Any], outcome: Outcome) -> list[Check]:
         ("canary share off by", f"{share.z:+.1f} standard deviations", f"within {WITHIN_DEVIATIONS:.0f}",
          abs(share.z) < WITHIN_DEVIATIONS),
         ("correction learned", str(summary["correction_fixed"]).lower(), "true", summary["correction_fixed"]),
-        ("seconds", f"{summary['seconds']:.0f}", f"< {LIMIT_SECONDS:.0f}", summary["seconds"] < LIMIT_SECONDS, False),
+        ("seconds", f"{summary['seconds']:.0f}", f"< {LIMIT_SECONDS:.0f}", summary["seconds"] < LIMIT_SECONDS),
     ]  # fmt: skip
-    return [Check(*line) for line in lines]
+    return [Check(*line, binding=line[0] != "seconds") for line in lines]
 
 
 def count(decisions: Sequence[Mapping[str, Any]], action: str) -> int:
