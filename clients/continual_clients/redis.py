@@ -24,6 +24,8 @@ from continual_clients.environment import WorkerEnvironment
 
 SOCKET_TIMEOUT_SECONDS = 10.0
 CONNECT_TIMEOUT_SECONDS = 3.0
+SHARED_CONNECTIONS = 32
+LONGEST_WAIT_SECONDS = 20.0
 
 
 def connect(env: WorkerEnvironment) -> redis.Redis:
@@ -40,11 +42,15 @@ def connect_url(url: str, username: str = "", password_file: Path | None = None)
 
 
 def connect_async(url: str, username: str = "", password_file: Path | None = None) -> redis.asyncio.Redis:
-    """The same for asyncio: the operator's client."""
-    client: redis.asyncio.Redis = redis.asyncio.Redis.from_url(
-        _checked(url), retry=AsyncRetry(NoBackoff(), 0), **_options(username, password_file)
+    """The same for asyncio: the operator's client. Hundreds of models share a few connections and wait for one, where a plain pool refuses."""
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
+        _checked(url),
+        max_connections=SHARED_CONNECTIONS,
+        timeout=LONGEST_WAIT_SECONDS,
+        retry=AsyncRetry(NoBackoff(), 0),
+        **_options(username, password_file),
     )
-    return client
+    return redis.asyncio.Redis.from_pool(pool)
 
 
 def _checked(url: str) -> str:
