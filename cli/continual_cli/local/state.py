@@ -136,7 +136,7 @@ class LocalState:
             return self._write(current, wanted)
 
     def create_or_replace(self, manifest: dict[str, Any]) -> Applied:
-        """Apply a manifest: its spec replaces the old one, its labels and annotations are merged in, the status stays.
+        """Apply a manifest: its spec replaces the old one but for what verbs wrote, labels and annotations are merged in, the status stays.
 
         Raises:
             InvalidSpecError: a field is wrong, or changed though it must not.
@@ -296,7 +296,19 @@ def _merged(current: dict[str, Any], manifest: dict[str, Any]) -> dict[str, Any]
     for key in ("labels", "annotations"):
         if added := manifest["metadata"].get(key):
             metadata[key] = metadata.get(key, {}) | added
-    return current | {"metadata": metadata, "spec": manifest["spec"]}
+    return current | {"metadata": metadata, "spec": _steered(current["spec"], manifest["spec"])}
+
+
+def _steered(current: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    """The file's spec, and what `suspend` and `pin` wrote where the file is silent: `kubectl apply` keeps what others set, too."""
+    spec = dict(wanted)
+    if "suspend" not in spec and "suspend" in current:
+        spec["suspend"] = current["suspend"]
+    pinned = (current.get("rollout") or {}).get("pinnedVersion")
+    rollout = spec.get("rollout") or {}
+    if pinned is not None and "pinnedVersion" not in rollout:
+        spec["rollout"] = rollout | {"pinnedVersion": pinned}
+    return spec
 
 
 def _validate(model: dict[str, Any], before: dict[str, Any] | None = None) -> None:

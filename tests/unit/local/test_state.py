@@ -51,6 +51,22 @@ def test_an_apply_keeps_status_and_foreign_annotations(state: LocalState) -> Non
     )
 
 
+def test_an_apply_neither_unpins_nor_resumes(state: LocalState) -> None:
+    """`pin` and `suspend` hold through `local up -f` of a file that says nothing of them; a file that does has its way."""
+    state.create_or_replace(manifest())
+    state.update_model(
+        "digits", lambda m: m | {"spec": m["spec"] | {"suspend": True, "rollout": {"pinnedVersion": "v1"}}}
+    )
+    again = state.create_or_replace(manifest())
+    assert (again.verb, again.model["spec"]["suspend"], again.model["spec"]["rollout"]["pinnedVersion"]) == (
+        "unchanged",
+        True,
+        "v1",
+    )
+    said = state.create_or_replace(manifest(suspend=False, rollout={"pinnedVersion": "v2"})).model["spec"]
+    assert (said["suspend"], said["rollout"]["pinnedVersion"]) == (False, "v2")
+
+
 def test_an_invalid_change_is_refused_and_nothing_is_written(state: LocalState) -> None:
     state.create_or_replace(manifest())
     before = state.read_model("digits")
