@@ -23,6 +23,7 @@ from continual_operator.sweeper import SWEEP_EVERY, sweep
 log = logging.getLogger(__name__)
 
 RESYNC_EVERY = timedelta(seconds=60)
+WATCH_AGAIN_AFTER = timedelta(seconds=1)
 COALESCE = timedelta(milliseconds=50)
 """Changes that come together are looked at together."""
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=0.5), timedelta(seconds=60)
@@ -44,15 +45,24 @@ async def run_operator(cluster: Cluster, deps: Deps, stop: asyncio.Event) -> Non
 
 
 async def _watch(cluster: Cluster, loops: Loops) -> None:
-    async for ref in cluster.changes():
-        loops.wake(ref)
+    """Wake on every change; a watch that breaks is taken up again."""
+    while True:
+        try:
+            async for ref in cluster.changes():
+                loops.wake(ref)
+        except (ContinualError, OSError) as error:
+            log.warning("watch broke", extra={"error": str(error)})
+        await asyncio.sleep(WATCH_AGAIN_AFTER.total_seconds())
 
 
 async def _resync(cluster: Cluster, loops: Loops) -> None:
     """Missed changes do no harm: every model is looked at again within a minute."""
     while True:
-        for ref in await cluster.list_models():
-            loops.wake(ref)
+        try:
+            for ref in await cluster.list_models():
+                loops.wake(ref)
+        except (ContinualError, OSError) as error:
+            log.warning("resync failed", extra={"error": str(error)})
         await asyncio.sleep(RESYNC_EVERY.total_seconds())
 
 

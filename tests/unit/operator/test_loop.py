@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -73,6 +73,41 @@ def test_one_bad_model_hurts_only_itself(stage: Stage) -> None:
         stop = asyncio.Event()
         running = asyncio.create_task(run_operator(play.cluster, play.deps, stop))
         await until(lambda: degraded() and job_of(play, "digits"))
+        stop.set()
+        await running
+
+    play.wait_for(scene())
+
+
+class Stumbling(MemoryCluster):
+    """Its first list and its first watch break."""
+
+    broke = 0
+
+    async def list_models(self) -> list[ModelRef]:
+        self.broke += 1
+        if self.broke == 1:
+            raise OSError("no list today")
+        return await super().list_models()
+
+    async def changes(self) -> AsyncIterator[ModelRef]:
+        self.broke += 1
+        if self.broke <= 2:
+            raise OSError("no watch either")
+        while True:
+            yield await self.changed.get()
+
+
+def test_a_watch_and_a_list_that_break_are_taken_up_again(stage: Stage) -> None:
+    """Neither ends silently: a change that comes after both broke still wakes its model."""
+    play = stage()
+    play.cluster = play.deps.cluster = Stumbling(play.hooks, play.cluster.models)
+
+    async def scene() -> None:
+        stop = asyncio.Event()
+        running = asyncio.create_task(run_operator(play.cluster, play.deps, stop))
+        play.cluster.changed.put_nowait(REF)
+        await until(lambda: job_of(play, "digits"))
         stop.set()
         await running
 
