@@ -6,6 +6,7 @@ that `get` works while Redis is down, and `--help` opens nothing.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +18,7 @@ from continual_contract.keys import ModelKeys
 
 from continual_cli.document import dig
 from continual_cli.local.paths import default_home
+from continual_cli.output import note
 
 if TYPE_CHECKING:
     import redis
@@ -28,10 +30,35 @@ if TYPE_CHECKING:
     from continual_cli.local.state import LocalState
 
 
+STOPPED = "`local up` is not running: nothing is decided, restarted or trained; start it with `continual local up`"
+
+
 def open_state() -> LocalState:
     from continual_cli.local.state import LocalState
 
     return LocalState(default_home())
+
+
+def note_if_stopped(state: LocalState) -> None:
+    """On stderr: what is shown is as `local up` left it, and what is asked for waits until it runs again.
+
+    Its pid is asked, not its lock: who tries the lock while `local up` starts is in its way.
+    """
+    from continual_cli.local.files import read_json
+
+    said = read_json(state.home.up_state) or {}
+    if "pid" not in said or said.get("phase") == "stopped" or not is_process(int(said["pid"])):
+        note(STOPPED)
+
+
+def is_process(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def complete_model(incomplete: str) -> list[str]:

@@ -12,7 +12,7 @@ from continual_contract.errors import NotFoundError
 
 from continual_cli.document import condition, dig
 from continual_cli.output import Format, OutputOption, age, cell, dump, emit, json_line, note, print_table
-from continual_cli.target import ModelArgument, ModelOption, Target, complete_version, open_state
+from continual_cli.target import ModelArgument, ModelOption, Target, complete_version, note_if_stopped, open_state
 from continual_cli.verbs.steer import versions_of
 
 GET_HEADS = ("Name", "Ready", "Stable", "Canary", "Weight", "Accuracy", "Labels", "Lag", "Training", "Age")
@@ -40,6 +40,8 @@ def get(
         watch_models(model, output, interval)
         return
     documents = [target.document for target in targets(model)]
+    if documents:
+        note_if_stopped(open_state())
     if model is not None:
         emit(output, documents[0], GET_HEADS, map(get_row, documents))
     else:
@@ -123,6 +125,7 @@ def describe(model: ModelArgument = None, output: OutputOption = Format.table) -
       continual describe digits -o yaml
     """
     target = Target.open(model)
+    note_if_stopped(target.state)
     events = target.state.events(target.name)
     if output is not Format.table:
         print(dump(output, {**target.document, "events": events}))

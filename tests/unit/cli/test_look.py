@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import UTC, datetime
 
 import pytest
 import yaml
 from continual_cli.output import age, cell, duration
+from continual_cli.target import STOPPED
 
 
 def columns(text: str) -> list[list[str]]:
@@ -38,6 +40,15 @@ def test_get_without_models_says_so_and_succeeds(run):
     result = run("get")
     assert (result.exit_code, result.stdout) == (0, "")
     assert "nothing to show" in result.stderr
+
+
+@pytest.mark.parametrize("words", [("get",), ("describe",), ("retrain",), ("suspend",)])
+def test_a_stopped_cluster_is_told_of_and_a_running_one_is_not(run, digits, home, words):
+    """Pins the line on stderr: without `local up` Ready is as it was, and what is asked for waits."""
+    stopped = run(*words)
+    assert (stopped.exit_code, stopped.stderr) == (0, f"{STOPPED}\n")
+    home.up_state.write_text(json.dumps({"pid": os.getpid()}))
+    assert run(*words).stderr == ""
 
 
 def test_a_model_of_one_second_prints_dashes(run, state, manifest):
