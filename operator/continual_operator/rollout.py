@@ -35,6 +35,8 @@ def advance(draft: Draft) -> Draft:
     canary = draft.status.canary
     if canary is None:
         return draft
+    canary = _watch_pods(draft, canary)
+    draft = draft.to(canary=canary)
     if canary.stage == "Starting":
         return _starting(draft, canary)
     if canary.stage == "Judging":
@@ -119,9 +121,10 @@ def _start_superseder(draft: Draft) -> Draft:
         return draft
     if waiting is not None and _may_start(draft, waiting):
         draft = draft.to(next=order(draft, waiting), rollouts=status.rollouts + 1, waiting=None)
-    new = draft.status.next
-    if new is None:
+    if draft.status.next is None:
         return draft
+    new = _watch_pods(draft, draft.status.next)
+    draft = draft.to(next=new)
     if _is_broken(draft, new):
         return drop(draft.to(next=None), new.version, "Failed", _broken_verdict(draft, new))
     if draft.obs.ready(new.version) < _wanted(draft, new.version):
@@ -147,6 +150,7 @@ def order(draft: Draft, waiting: Waiting, *, restore: bool = False) -> Canary:
         salt=rollout_salt(draft.obs.model.uid, number),
         started=draft.now,
         step_since=draft.now,
+        unready_since=draft.now,
         forced=waiting.forced,
         restore=restore,
     )
@@ -193,14 +197,21 @@ def _budget(draft: Draft) -> AlphaBudget:
 def _is_broken(draft: Draft, canary: Canary) -> bool:
     child = draft.obs.deployment(canary.version)
     crashing = child is not None and bool(child.trouble) and child.restarts >= CRASHES
-    return crashing or (draft.now - canary.started > START_LIMIT and draft.obs.ready(canary.version) == 0)
+    return crashing or (canary.unready_since is not None and draft.now - canary.unready_since > START_LIMIT)
+
+
+def _watch_pods(draft: Draft, canary: Canary) -> Canary:
+    """Keep since when it has no Ready pod: one restart late in a long gate is no reason to lose the candidate."""
+    if draft.obs.ready(canary.version) > 0:
+        return canary if canary.unready_since is None else canary.model_copy(update={"unready_since": None})
+    return canary if canary.unready_since is not None else canary.model_copy(update={"unready_since": draft.now})
 
 
 def _broken_verdict(draft: Draft, canary: Canary) -> Verdict:
     child = draft.obs.deployment(canary.version)
     if child is not None and child.trouble:
         return Verdict("Rollback", reasons.CRASHED, f"{child.trouble}, {child.restarts} restarts")
-    return Verdict("Rollback", reasons.NOT_READY, f"no Ready pod within {START_LIMIT}")
+    return Verdict("Rollback", reasons.NOT_READY, f"no Ready pod for {START_LIMIT}")
 
 
 # Judging --------------------------------------------------------------------------------------------------------------------

@@ -101,6 +101,8 @@ class Canary(Block):
     started: datetime
     """When the pods were ordered, then when the shadow began."""
     step_since: datetime
+    unready_since: datetime | None = None
+    """Since when no pod of it is Ready; None while one is."""
     since: str | None = None
     """Request id after which pairs count; None until it is routed."""
     cycles: int = 0

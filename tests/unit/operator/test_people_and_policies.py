@@ -618,3 +618,21 @@ def test_the_ledger_in_the_store_is_whole(stage: Stage) -> None:
     assert len(stored) == play.status.ledger_sequence
     assert [line.sequence for line in play.status.decisions] == list(range(1, len(stored) + 1))
     assert play.status.outbox == ()
+
+
+def test_a_restart_late_in_a_long_gate_costs_no_candidate(stage: Stage) -> None:
+    """Its pods may be away for a while at any time; only ten minutes without one end it."""
+    play = stage(minimal_model(rollout={"deadline": "168h"}))
+    play.serve_first()
+    play.reach_shadow()
+    play.pass_time(3600)
+    play.settle()
+    unproven = play.status.canary.version
+    for minutes, phase in ((0, "Shadow"), (9, "Shadow"), (2, "Failed")):
+        play.pass_time(60 * minutes)
+        play.report()
+        play.make_ready(unproven, 0)
+        play.look()
+        play.look()
+        assert play.status.record(unproven).phase == phase, minutes
+    assert reasons(play)[-1] == "Rollback/CanaryNotReady"
