@@ -20,7 +20,7 @@ from continual_contract.routing import BASIS_POINTS, parse_routing
 from continual_workers.evaluation.state import KnownRequest
 from continual_workers.streaming import reaper
 
-REQUEST_ID = re.compile(r"^[0-9]{1,15}-[0-9]{1,15}$")
+REQUEST_ID = re.compile(r"^[0-9]{1,20}-[0-9]{1,20}$")
 PAGE = 2000
 MAX_TIME_MS = 1 << 62
 """An event time beyond it is nonsense, and does not fit a shard."""
