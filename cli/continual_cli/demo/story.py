@@ -30,7 +30,7 @@ CALM_LABELLED_RATE = 15.0
 """Labels cost: in the calm enough for the detector's baseline, and hardly more to retrain on."""
 IDLE_LABELLED_RATE = 5.0
 """While a Job runs, so that little piles up for the next one."""
-DRIFT_LABELLED_RATE = 110.0
+DRIFT_LABELLED_RATE = 170.0
 """Until the alarm: much of what the Job learns the new world from comes in these seconds."""
 LABELLED_RATE = 45.0
 SCORE_ONLY_RATE = 80.0
