@@ -149,6 +149,22 @@ def test_doubt_is_never_a_pass(facts: CanaryFacts) -> None:
         assert facts.report_age_seconds <= 60
 
 
+@pytest.mark.parametrize(
+    ("guard", "removed", "facts"),
+    [
+        ("_silent", lambda age, limit: False, canary(report_age_seconds=61.0)),
+        ("_finite", lambda pair: True, canary(evidence(coverage_percent=NAN))),
+    ],
+)
+def test_mutation_without_its_guard_the_unknown_would_pass(
+    monkeypatch: pytest.MonkeyPatch, guard: str, removed: Any, facts: CanaryFacts
+) -> None:
+    """C3: a silent evaluator's old evidence and a NaN end in an error only because somebody looks for them."""
+    assert judges.judge_canary(facts).outcome == "Error"
+    monkeypatch.setattr(judges, guard, removed)
+    assert judges.judge_canary(facts).outcome == "Promote"
+
+
 STEPS = (Step(weight=0, hold=HOUR), Step(weight=10, hold=HOUR), Step(weight=50, hold=HOUR))
 
 
