@@ -28,6 +28,13 @@ def controllers(control_plane: ControlPlane) -> ControlPlane:
     return control_plane
 
 
+@pytest.fixture(scope="session")
+def nodes(control_plane: ControlPlane) -> ControlPlane:
+    """The same with a node: kube-scheduler binds pods to it and kwok plays them."""
+    control_plane.start_nodes()
+    return control_plane
+
+
 @pytest.fixture
 def namespace(control_plane: ControlPlane, request: pytest.FixtureRequest) -> str:
     """A namespace of the test's own."""

@@ -32,6 +32,7 @@ from Crypto.PublicKey import RSA
 
 ROOT = Path(__file__).resolve().parents[2]
 CRD = ROOT / "crds/continualmodels.yaml"
+STAGES = Path(__file__).with_name("stages.yaml")
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 MODELS = "/apis/continual.dev/v1alpha1/namespaces/{namespace}/continualmodels"
 ADMIN = "admin-of-the-tests"
@@ -45,6 +46,7 @@ AUDIT_POLICY = {
 }  # fmt: skip
 """Who did what, of service accounts only: the controllers and the tests themselves are noise."""
 PROCESSES = ("etcd", "kube-apiserver", "kube-controller-manager")
+"""Always; kube-scheduler and kwok where pods are played."""
 START_SECONDS = 120
 """Generous: where other tests use all cores, a start takes thirty seconds instead of four."""
 _LIBC = ctypes.CDLL(None)
@@ -136,6 +138,28 @@ class ControlPlane:
         )  # fmt: skip
         default = "/api/v1/namespaces/default/serviceaccounts/default"
         self._wait("kube-controller-manager", lambda: self.get(default).ok)
+
+    def start_nodes(self) -> None:
+        """A node whose pods kwok plays (`stages.yaml`), and kube-scheduler: pods become Ready, Jobs end when a test says how."""
+        if "kwok" in self.processes:
+            return
+        self.start_controllers()
+        self._run("kube-scheduler", f"--kubeconfig={self.kubeconfig}", "--leader-elect=false", "--secure-port=0")
+        self._run(
+            "kwok", f"--kubeconfig={self.kubeconfig}", "--manage-all-nodes", f"--config={STAGES}",
+            "--node-lease-duration-seconds=40",
+        )  # fmt: skip
+        node = {"metadata": {"name": "played", "labels": {"kubernetes.io/os": "linux"}}}
+        assert self.create("/api/v1/nodes", node).ok
+        self._wait("kwok", lambda: _is_ready_node(self.get("/api/v1/nodes/played").body))
+
+    def new_namespace(self, name: str) -> str:
+        """A namespace in which pods may be created: its default service account is there."""
+        answer = self.create("/api/v1/namespaces", {"metadata": {"name": name}})
+        assert answer.ok, answer.message
+        account = f"/api/v1/namespaces/{name}/serviceaccounts/default"
+        self._wait("kube-controller-manager", lambda: self.get(account).ok)
+        return name
 
     def stop(self) -> None:
         """Kill every process group, the API server before its store, and remove the folder."""
@@ -284,6 +308,11 @@ class ControlPlane:
             except (urllib3.exceptions.HTTPError, OSError):
                 return False
             return answer.status == 200
+
+
+def _is_ready_node(node: dict[str, Any]) -> bool:
+    conditions = node.get("status", {}).get("conditions", ())
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
 
 @contextlib.contextmanager
