@@ -5,12 +5,12 @@ STAMP := .venv/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup redis tools demo test test-long control-plane lint format lock reference bench clean
+.PHONY: help setup redis web chromium screenshots tools demo test test-long control-plane lint format lock reference bench clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-setup: $(STAMP) redis ## Python dependencies into .venv from the hash-pinned lock, and redis-server if it is missing
+setup: $(STAMP) redis web ## Python dependencies into .venv from the hash-pinned lock, redis-server and the web libraries if they are missing
 
 $(STAMP): requirements/dev.txt requirements/uv.txt pyproject.toml
 	@hack/setup python
@@ -19,18 +19,27 @@ $(STAMP): requirements/dev.txt requirements/uv.txt pyproject.toml
 redis:
 	@hack/setup redis
 
+web: ## The dashboard's htmx and uPlot from their packages, into a folder that git ignores
+	@hack/setup web
+
+chromium:
+	@hack/setup chromium
+
 tools: $(STAMP) ## MinIO, etcd and Kubernetes built from their Go modules, cached by the hash of the module file
 	@$(PY) hack/tools/build.py minio etcd kubernetes
 
 demo: setup ## The whole loop on real digits, unattended, with a live view; writes out/demo/report.html
 	@$(PY) -m continual_cli.demo --out out/demo
 
-test: setup tools ## Lint, types, import rules, then unit to cluster tests on real servers
+test: setup tools chromium ## Lint, types, import rules, then unit to cluster tests on real servers
 	@$(MAKE) --no-print-directory lint
 	@$(PY) -m pytest -m "not long" $(ARGS)
 
-test-long: setup tools ## More seeds and more mutations of the chaos and fault tests
+test-long: setup tools chromium ## More seeds and more mutations of the chaos and fault tests
 	@$(PY) -m pytest -m "long" --timeout 3600 $(ARGS)
+
+screenshots: setup chromium ## docs/images/dashboard-*.png taken anew from a real run (minutes)
+	@$(PY) -m pytest tests/browser -m long -k pictures --screenshots docs/images $(ARGS)
 
 control-plane: setup tools ## A real Kubernetes API server with the CRD on this machine, until Ctrl-C
 	@$(PY) tests/cluster/control_plane.py
@@ -48,8 +57,22 @@ lint: $(STAMP) ## ruff, mypy strict, import contracts, function lengths
 format: $(STAMP) ## Rewrite the code as ruff likes it
 	@.venv/bin/ruff format . && .venv/bin/ruff check --fix .
 
-lock: $(STAMP) ## Write requirements/*.txt anew: hashes, no index lines
+LOCK := .venv/bin/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 pyproject.toml
+CUDA := ^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)==
+
+lock: $(STAMP) ## Write requirements/*.txt anew: hashes, no index lines; each image's versions are the ones tested
 	@.venv/bin/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --extra dev pyproject.toml -o requirements/dev.txt
+	@$(MAKE) --no-print-directory lock-images
+
+lock-images: $(STAMP)
+	@$(LOCK) -c requirements/dev.txt --extra operator -o requirements/operator.txt
+	@$(LOCK) -c requirements/dev.txt --extra inference --extra evaluator -o requirements/inference.txt
+	@$(LOCK) -c requirements/dev.txt --extra inference-gpu -o requirements/inference-gpu.txt
+	@$(LOCK) -c requirements/dev.txt --extra gateway -o requirements/gateway.txt
+	@$(LOCK) -c requirements/dev.txt --extra trainer > requirements/trainer.all
+	@awk '/^[a-z]/ {torch = /$(CUDA)/} torch' requirements/trainer.all > requirements/torch.txt
+	@awk '/^[a-z]/ {torch = /$(CUDA)/} !torch' requirements/trainer.all > requirements/trainer.txt
+	@rm requirements/trainer.all
 
 bench: setup ## The gate simulated: false promotions, labels to promote and to roll back
 	@$(PY) -m continual_workers.evaluation.simulate --runs 10000
