@@ -45,6 +45,7 @@ TOOLS = {
     "kube-scheduler": Tool("kubernetes", "k8s.io/kubernetes/cmd/kube-scheduler", by_family=False),
     "kubelet": Tool("kubernetes", "k8s.io/kubernetes/cmd/kubelet", by_family=False),
     "kube-proxy": Tool("kubernetes", "k8s.io/kubernetes/cmd/kube-proxy", by_family=False),
+    "coredns": Tool("coredns", "continual.dev/hack/tools/coredns"),
     "kwok": Tool("kwok", "sigs.k8s.io/kwok/cmd/kwok"),
     "helm": Tool("helm", "helm.sh/helm/v4/cmd/helm"),
     "helm3": Tool("helm3", "helm.sh/helm/v3/cmd/helm"),
@@ -94,10 +95,10 @@ def link_flags(family: Path) -> str:
 
 
 def pin(family: Path) -> str:
-    """Hash of go.mod, go.sum and the flags: what exactly is built."""
+    """Hash of go.mod, go.sum, the flags and a main package of our own: what exactly is built."""
     digest = hashlib.sha256(link_flags(family).encode())
-    for name in ("go.mod", "go.sum"):
-        digest.update((family / name).read_bytes())
+    for path in (family / "go.mod", family / "go.sum", *sorted(family.glob("*.go"))):
+        digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
