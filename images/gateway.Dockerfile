@@ -1,0 +1,18 @@
+# The HTTP API and the dashboard.
+ARG BASE_IMAGE
+FROM ${BASE_IMAGE} AS dependencies
+COPY images/install requirements/gateway.txt /tmp/build/
+RUN /tmp/build/install --require-hashes -r /tmp/build/gateway.txt && /tmp/build/install check && rm -r /tmp/build
+
+FROM dependencies AS code
+COPY contract/continual_contract /opt/continual/code/continual_contract
+COPY clients/continual_clients /opt/continual/code/continual_clients
+COPY gateway/continual_gateway /opt/continual/code/continual_gateway
+RUN /opt/continual/bin/python -m compileall -q /opt/continual/code
+
+FROM dependencies
+ARG CODE_OWNER=0
+COPY --from=code --chown=${CODE_OWNER} /opt/continual/code /opt/continual/code
+ENV PATH=/opt/continual/bin:/usr/local/bin:/usr/bin:/bin HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+USER 10001:10001
+CMD ["python", "-m", "continual_gateway"]
