@@ -53,6 +53,25 @@ class ModelKeys:
         """Hash {seq, json}: the evaluator's `report.Report`."""
         return self.prefix + "report"
 
+    def history(self, suffix: str) -> str:
+        """Capped stream of `history.HistoryPoint`, field `p`; `suffix` is a `history.Resolution`'s."""
+        return self.prefix + suffix
+
+    @property
+    def corrections(self) -> str:
+        """Capped stream of what people corrected through the gateway: fields `r by was c v t image`."""
+        return self.prefix + "corrections"
+
+    @property
+    def ingested(self) -> str:
+        """Capped stream of uploaded samples with their metadata, one JSON in field `row`: the gateway's table."""
+        return self.prefix + "ingested"
+
+    @property
+    def labelled(self) -> str:
+        """Sorted set of request ids that the gateway's label queue is done with, scored by time."""
+        return self.prefix + "labelled"
+
     @property
     def config(self) -> str:
         """JSON of `config.EvaluatorConfig`, written by the operator, fenced by its token."""
@@ -67,6 +86,11 @@ class ModelKeys:
     def alarms(self) -> str:
         """Hash of counters that only grow: `lost_undelivered`, `lost_pending`, `lost_tail`, `readded`."""
         return self.prefix + "alarms"
+
+    @property
+    def audit(self) -> str:
+        """Stream of the changes that people made through the gateway: fields `by role how verb value`."""
+        return self.prefix + "audit"
 
     def answers(self, hour: int) -> str:
         """Hash request id → answer, and `<request id>/<version>` → shadow answer, of one hour."""

@@ -22,6 +22,7 @@ from continual_contract.artifacts import StoreLayout
 from continual_contract.config import EvaluatorConfig
 from continual_contract.entries import LabelEntry, PredictionEntry, decode_label, decode_prediction
 from continual_contract.errors import ContinualError, UnavailableError
+from continual_contract.history import COARSE, FINE, Resolution, point_of
 from continual_contract.ids import ZERO_ID, EntryId, id_key
 from continual_contract.keys import ModelKeys
 from continual_contract.report import Report
@@ -83,6 +84,7 @@ class Evaluator:
     _config_raw: bytes | None = None
     _saved_offsets: dict[str, str] = field(default_factory=dict)
     _saved_clock: int = 0
+    _drawn_ms: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.source, self.snapshot = Source(self.client, self.keys), Snapshot(self.client, self.keys)
@@ -295,10 +297,18 @@ class Evaluator:
         if report is None and not letters.fields and not moved:
             return
         written = (report.seq, report.model_dump_json().encode()) if report else None
-        self.snapshot.save(self.state, self.offsets, letters.fields, written)
+        points = self._points(report) if report else []
+        self.snapshot.save(self.state, self.offsets, letters.fields, written, points)
+        self._drawn_ms |= {resolution.suffix: groups.time_ms for resolution, _ in points}
         self._saved_offsets, self._saved_clock = dict(self.offsets), self.state.clock
         if report is not None:
             self.report, self.report_seq = report, report.seq
+
+    def _points(self, report: Report) -> list[tuple[Resolution, bytes]]:
+        """The report as a point of each history whose time has come."""
+        due = [each for each in (FINE, COARSE) if report.time_ms - self._drawn_ms.get(each.suffix, 0) >= each.every_ms]
+        point = point_of(report).model_dump_json(exclude_defaults=True).encode() if due else b""
+        return [(each, point) for each in due]
 
     def _next_report(self, groups: Groups) -> Report | None:
         """None when nothing changed but the time, and the last sign of life is young."""

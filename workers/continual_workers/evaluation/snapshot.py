@@ -12,6 +12,7 @@ from typing import Any
 
 import redis
 from continual_contract.errors import FencedError, RedisUnavailableError
+from continual_contract.history import COARSE, FINE, Resolution
 from continual_contract.keys import ModelKeys
 
 from continual_workers.evaluation.codec import CODECS, decode_state, encode_head, fold_parts, tables_of
@@ -61,7 +62,12 @@ class Snapshot:
         return Loaded(state, START | offsets, int(seq or 0))
 
     def save(
-        self, state: State, offsets: Mapping[str, str], letters: Sequence[Fields], report: tuple[int, bytes] | None
+        self,
+        state: State,
+        offsets: Mapping[str, str],
+        letters: Sequence[Fields],
+        report: tuple[int, bytes] | None,
+        points: Sequence[tuple[Resolution, bytes]] = (),
     ) -> None:
         """Commit everything that changed, at once.
 
@@ -81,6 +87,10 @@ class Snapshot:
                 raise self._fenced()
             pipe.multi()
             self._queue(pipe, state, offsets, letters, report)
+            for resolution, point in points:
+                pipe.xadd(
+                    self.keys.history(resolution.suffix), {b"p": point}, maxlen=resolution.points, approximate=True
+                )
             try:
                 pipe.execute()
             except redis.WatchError as error:
@@ -116,4 +126,5 @@ class Snapshot:
 
     def forget(self) -> None:
         """Delete the state of a former resource of this name."""
-        self.client.delete(self.key("head"), *(self.key(name) for name in CODECS))
+        drawn = (self.keys.history(each.suffix) for each in (FINE, COARSE))
+        self.client.delete(self.key("head"), *drawn, *(self.key(name) for name in CODECS))
