@@ -368,22 +368,7 @@ class Rehearsal:
         return digest
 
     def _manifest(self, inputs: TrainingInputs, accuracy: float, parent_accuracy: float) -> CheckpointManifest:
-        onnx = self.registry.put_blob(f"onnx of {inputs.job_hash()}".encode())
-        data = self.registry.data_list(inputs.data) if inputs.data else None
-        has_parent = inputs.parent is not None
-        return CheckpointManifest(
-            namespace=inputs.namespace, model=inputs.model, job=inputs.job_hash(), mode=inputs.mode,
-            architecture=inputs.architecture, input=InputShape(height=8, width=8, channels=1), classes=inputs.classes,
-            normalization=Normalization(mean=(0.5,), std=(0.5,)), onnx=onnx, parent=inputs.parent, data=inputs.data,
-            trained_through=data.trained_through if data else 0, parity_max_abs_diff=1e-6,
-            scores=HoldoutScores(
-                samples=400, accuracy=accuracy, per_class=dict.fromkeys(inputs.classes, accuracy),
-                per_class_samples=dict.fromkeys(inputs.classes, 100),
-                parent_accuracy=parent_accuracy if has_parent else None,
-                parent_per_class=dict.fromkeys(inputs.classes, parent_accuracy) if has_parent else {},
-                negative_flips=0.0 if has_parent else None,
-            ),
-        )  # fmt: skip
+        return played_manifest(self.registry, inputs, accuracy, parent_accuracy)
 
     # -- what the evaluator does ---------------------------------------------------------------------------------------------
 
@@ -402,24 +387,9 @@ class Rehearsal:
         """Publish a report on the pair that the orders name. `held`, `worse`: log wealth for and against the candidate."""
         config = self.config
         assert config is not None, "the evaluator has no orders"
-        pair = None
-        if config.pair is not None:
-            pair = PairEvidence(
-                **{
-                    "evidence_id": evidence_id or config.pair.evidence_id, "purpose": config.pair.purpose,
-                    "candidate": config.pair.candidate, "baseline": config.pair.baseline, "margin": config.pair.margin,
-                    "worst_class_margin": config.pair.worst_class_margin, "pairs": pairs, "requests": pairs, "mean_gain": 0.0,
-                    "gain_lower": -0.01, "gain_upper": 0.01, "log_wealth_not_inferior": held, "log_wealth_worse": worse,
-                    "log_wealth_class_veto": 0.0, "wins": 5, "losses": 5, "coverage_percent": 100.0, **evidence,
-                }
-            )  # fmt: skip
-        drift = None
-        if config.drift is not None:
-            drift = DriftState(version=config.drift.version, armed=True, labels=500, alarms=drift_alarms)
-        report = Report(
-            seq=next(self._sequence), time_ms=int((self.time.timestamp() - age) * 1000), config_sequence=config.sequence,
-            uid=config.uid, versions={v.version: VersionScores(version=v.version) for v in config.versions}, pair=pair,
-            drift=drift, shards=shards, released_samples=sum(s.samples for s in shards if s.kind == "train"),
+        report = played_report(
+            config, next(self._sequence), int((self.time.timestamp() - age) * 1000), pairs, held, worse, shards=shards,
+            evidence_id=evidence_id, drift_alarms=drift_alarms, **evidence,
         )  # fmt: skip
         self.redis.hset(self.keys.report, mapping={"seq": report.seq, "json": json.dumps(report.model_dump())})
 
@@ -460,6 +430,63 @@ class Rehearsal:
         self.pass_time(12)
         self.report(pairs=200)
         self.settle()
+
+
+def played_manifest(
+    registry: Registry, inputs: TrainingInputs, accuracy: float = 0.9, parent_accuracy: float = 0.9
+) -> CheckpointManifest:
+    """What a training of these inputs would have published: its one blob is in the registry, the manifest is not yet."""
+    onnx = registry.put_blob(f"onnx of {inputs.job_hash()}".encode())
+    data = registry.data_list(inputs.data) if inputs.data else None
+    has_parent = inputs.parent is not None
+    return CheckpointManifest(
+        namespace=inputs.namespace, model=inputs.model, job=inputs.job_hash(), mode=inputs.mode,
+        architecture=inputs.architecture, input=InputShape(height=8, width=8, channels=1), classes=inputs.classes,
+        normalization=Normalization(mean=(0.5,), std=(0.5,)), onnx=onnx, parent=inputs.parent, data=inputs.data,
+        trained_through=data.trained_through if data else 0, parity_max_abs_diff=1e-6,
+        scores=HoldoutScores(
+            samples=400, accuracy=accuracy, per_class=dict.fromkeys(inputs.classes, accuracy),
+            per_class_samples=dict.fromkeys(inputs.classes, 100),
+            parent_accuracy=parent_accuracy if has_parent else None,
+            parent_per_class=dict.fromkeys(inputs.classes, parent_accuracy) if has_parent else {},
+            negative_flips=0.0 if has_parent else None,
+        ),
+    )  # fmt: skip
+
+
+def played_report(
+    config: EvaluatorConfig,
+    sequence: int,
+    time_ms: int,
+    pairs: int = 0,
+    held: float = 0.0,
+    worse: float = 0.0,
+    *,
+    shards: tuple[ShardRef, ...] = (),
+    evidence_id: str | None = None,
+    drift_alarms: int = 0,
+    **evidence: Any,
+) -> Report:
+    """A report on the pair that these orders name. `held`, `worse`: log wealth for and against the candidate."""
+    pair = None
+    if config.pair is not None:
+        pair = PairEvidence(
+            **{
+                "evidence_id": evidence_id or config.pair.evidence_id, "purpose": config.pair.purpose,
+                "candidate": config.pair.candidate, "baseline": config.pair.baseline, "margin": config.pair.margin,
+                "worst_class_margin": config.pair.worst_class_margin, "pairs": pairs, "requests": pairs, "mean_gain": 0.0,
+                "gain_lower": -0.01, "gain_upper": 0.01, "log_wealth_not_inferior": held, "log_wealth_worse": worse,
+                "log_wealth_class_veto": 0.0, "wins": 5, "losses": 5, "coverage_percent": 100.0, **evidence,
+            }
+        )  # fmt: skip
+    drift = None
+    if config.drift is not None:
+        drift = DriftState(version=config.drift.version, armed=True, labels=500, alarms=drift_alarms)
+    return Report(
+        seq=sequence, time_ms=time_ms, config_sequence=config.sequence, uid=config.uid,
+        versions={v.version: VersionScores(version=v.version) for v in config.versions}, pair=pair, drift=drift,
+        shards=shards, released_samples=sum(s.samples for s in shards if s.kind == "train"),
+    )  # fmt: skip
 
 
 def shard(sequence: int, samples: int = 100, kind: Any = "train") -> ShardRef:
