@@ -36,6 +36,7 @@ STAGES = Path(__file__).with_name("stages.yaml")
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 MODELS = "/apis/continual.dev/v1alpha1/namespaces/{namespace}/continualmodels"
 ADMIN = "admin-of-the-tests"
+ADMIN_USER = f'{ADMIN},admin,admin,"system:masters"'
 AUDIT_POLICY = {
     "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"],
     "rules": [
@@ -99,6 +100,13 @@ class ControlPlane:
 
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="continual-k8s-")))
     port: int = 0
+    address: str = "127.0.0.1"
+    """Where the API server listens."""
+    users: tuple[str, ...] = ()
+    """More lines of the token file: `token,name,uid,"group"`."""
+    apiserver_flags: tuple[str, ...] = ()
+    controller_flags: tuple[str, ...] = ()
+    """Said last, so they win."""
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _pool: urllib3.PoolManager | None = None
 
@@ -106,7 +114,7 @@ class ControlPlane:
 
     def start(self) -> Self:
         (self.folder / "service-account.key").write_bytes(RSA.generate(2048).export_key())
-        (self.folder / "tokens.csv").write_text(f'{ADMIN},admin,admin,"system:masters"\n')
+        (self.folder / "tokens.csv").write_text("\n".join((ADMIN_USER, *self.users, "")))
         (self.folder / "audit-policy.json").write_text(json.dumps(AUDIT_POLICY))
         self._run("etcd", *self._etcd_flags())
         self._wait("etcd", (self.folder / "etcd.sock").exists)
@@ -134,7 +142,7 @@ class ControlPlane:
             "kube-controller-manager",
             f"--kubeconfig={self.kubeconfig}", "--use-service-account-credentials", "--leader-elect=false",
             f"--service-account-private-key-file={self.folder / 'service-account.key'}", f"--root-ca-file={self.ca}",
-            "--secure-port=0",
+            "--secure-port=0", *self.controller_flags,
         )  # fmt: skip
         default = "/api/v1/namespaces/default/serviceaccounts/default"
         self._wait("kube-controller-manager", lambda: self.get(default).ok)
@@ -190,7 +198,7 @@ class ControlPlane:
 
     @property
     def url(self) -> str:
-        return f"https://127.0.0.1:{self.port}"
+        return f"https://{self.address}:{self.port}"
 
     @property
     def ca(self) -> Path:
@@ -275,11 +283,12 @@ class ControlPlane:
         key = self.folder / "service-account.key"
         return [
             f"--etcd-servers=unix://{self.folder / 'etcd.sock'}", f"--cert-dir={self.folder / 'certs'}",
-            "--bind-address=127.0.0.1", f"--secure-port={self.port}", "--endpoint-reconciler-type=none",
+            f"--bind-address={self.address}", f"--secure-port={self.port}", "--endpoint-reconciler-type=none",
             "--authorization-mode=Node,RBAC", f"--token-auth-file={self.folder / 'tokens.csv'}",
             f"--service-account-key-file={key}", f"--service-account-signing-key-file={key}",
             "--service-account-issuer=https://kubernetes.default.svc", "--service-cluster-ip-range=10.0.0.0/24",
             f"--audit-policy-file={self.folder / 'audit-policy.json'}", f"--audit-log-path={self.folder / 'audit.log'}",
+            *self.apiserver_flags,
         ]  # fmt: skip
 
     def _run(self, name: str, *flags: str) -> None:
