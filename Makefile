@@ -5,7 +5,7 @@ STAMP := .venv/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup redis web chromium screenshots tools demo test test-long control-plane lint format lock reference bench clean
+.PHONY: help setup redis web chromium screenshots tools demo test test-long control-plane lint format lock reference bench bench-quick bench-gate clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -74,7 +74,13 @@ lock-images: $(STAMP)
 	@awk '/^[a-z]/ {torch = /$(CUDA)/} !torch' requirements/trainer.all > requirements/trainer.txt
 	@rm requirements/trainer.all
 
-bench: setup ## The gate simulated: false promotions, labels to promote and to roll back
+bench: setup ## Serving beside the seeds' loop and the bare runtime: ratios, goals, a plot in out/bench
+	@$(PY) benchmarks/serving/run.py $(ARGS)
+
+bench-quick: setup ## The same on a tenth of the load, once
+	@$(PY) benchmarks/serving/run.py --quick $(ARGS)
+
+bench-gate: setup ## The gate simulated: false promotions, labels to promote and to roll back
 	@$(PY) -m continual_workers.evaluation.simulate --runs 10000
 
 clean: ## Remove what `make demo` and the linters wrote; keep .venv
