@@ -12,7 +12,7 @@ import typer
 from continual_cli.guard import GuardedGroup
 from continual_cli.local.commands import local_app
 from continual_cli.local.paths import HOME_VARIABLE
-from continual_cli.verbs import ask, dead, judge, learn, look, manifest, setup, steer, stream
+from continual_cli.verbs import ask, dashboard, dead, judge, learn, look, manifest, setup, steer, stream
 
 LOOK, ASK, STREAM, LEARN, STEER, SETUP = "Look", "Ask and correct", "Stream", "Learn", "Steer", "Set up"
 
@@ -64,7 +64,7 @@ def root(
 
 
 PANELS: tuple[tuple[str, tuple[Callable[..., None], ...]], ...] = (
-    (LOOK, (look.get, look.describe, look.history, look.compare)),
+    (LOOK, (look.get, look.describe, look.history, look.compare, dashboard.dashboard)),
     (ASK, (ask.predict, ask.label, ask.correct)),
     (STREAM, (stream.produce, stream.consume, stream.serve)),
     (LEARN, (steer.retrain, steer.cancel)),

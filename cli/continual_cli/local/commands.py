@@ -24,6 +24,7 @@ local_app = typer.Typer(
 )
 
 REDIS_URL_VARIABLE = "CONTINUAL_LOCAL_REDIS_URL"
+GATEWAY_VARIABLE = "CONTINUAL_LOCAL_GATEWAY"
 
 
 @local_app.command()
@@ -36,6 +37,11 @@ def up(
     redis_url: Annotated[
         str | None, typer.Option(envvar=REDIS_URL_VARIABLE, help="Use this Redis instead of starting one.")
     ] = None,
+    gateway: Annotated[
+        bool,
+        typer.Option("--gateway/--no-gateway", envvar=GATEWAY_VARIABLE, help="Dashboard and HTTP API on 127.0.0.1."),
+    ] = True,
+    gateway_port: Annotated[int | None, typer.Option(help="Port of the dashboard.", min=1, max=65535)] = None,
 ) -> None:
     """Start Continual on this machine, or take over what a killed one has left running.
 
@@ -51,7 +57,7 @@ def up(
 
     manifests = [document for path in file or () for document in read_manifests(path)]
     check_manifests(manifests)
-    options = UpOptions(default_home(), manifests, redis_url, redis_port)
+    options = UpOptions(default_home(), manifests, redis_url, redis_port, gateway, gateway_port)
     if detach:
         _detach(options, manifests, timeout, wait=wait)
     else:
@@ -60,6 +66,7 @@ def up(
 
 def _detach(options: Any, manifests: list[dict[str, Any]], timeout: float, *, wait: bool) -> None:
     from continual_cli.local.detach import start_detached, wait_models
+    from continual_cli.local.gateway import GatewayFiles
     from continual_cli.local.state import LocalState
 
     pid = start_detached(options, timeout, os.environ)
@@ -71,6 +78,8 @@ def _detach(options: Any, manifests: list[dict[str, Any]], timeout: float, *, wa
         print(f"continualmodel.continual.dev/{applied.model['metadata']['name']} {applied.verb}")
     if wait:
         wait_models(home, [m["metadata"]["name"] for m in manifests] or state.model_names(), timeout)
+    if options.gateway:
+        print(f"dashboard: {GatewayFiles(home).url} (sign in with `continual dashboard`)")
     print("next: `continual get --watch`, `continual local status`, `continual local logs -f`, `continual local down`")
 
 
@@ -121,6 +130,8 @@ def status(output: OutputOption = Format.table) -> None:
     print(f"\nhome   {seen.home}")
     if seen.endpoints is not None:
         print(f"store  {seen.endpoints.store_url}\nredis  {redis_cli(seen.endpoints)}")
+    if seen.dashboard is not None:
+        print(f"pages  {seen.dashboard} (sign in with `continual dashboard`)")
     if not seen.up:
         note("`local up` is not running: nothing is decided, restarted or trained; start it with `continual local up`")
 
@@ -132,7 +143,7 @@ def _age(seconds: float | None) -> str:
 @local_app.command()
 def logs(
     name: Annotated[
-        str | None, typer.Argument(help="operator, redis, inference, evaluator, trainer, or a process.")
+        str | None, typer.Argument(help="operator, redis, gateway, inference, evaluator, trainer, or a process.")
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new lines.")] = False,
     tail: Annotated[int, typer.Option(help="Lines per process.", min=0)] = 20,

@@ -17,6 +17,7 @@ from continual_contract.errors import ConflictError, ContinualError, Unavailable
 from continual_cli.document import condition
 from continual_cli.local.cluster import LocalCluster
 from continual_cli.local.files import is_locked, read_json
+from continual_cli.local.gateway import stop_gateway
 from continual_cli.local.options import UpOptions, acquire
 from continual_cli.local.paths import Home
 from continual_cli.local.processes import has_ended, spawn
@@ -26,7 +27,7 @@ from continual_cli.local.state import LocalState
 
 POLL_SECONDS = 0.1
 KILL_AFTER_SECONDS = 60.0
-OWN_ENTRIES = ("objects", "events", "redis", "store", "logs", "run", "endpoints.json", "token")
+OWN_ENTRIES = ("objects", "events", "redis", "store", "logs", "run", "gateway", "endpoints.json", "token")
 
 
 class UpFailedError(ContinualError):
@@ -53,6 +54,8 @@ def start_detached(options: UpOptions, timeout_seconds: float, environ: Mapping[
     command = [sys.executable, "-m", "continual_cli.local"]
     command += ["up", "--redis-port", str(options.redis_port)] if options.redis_port else ["up"]
     variables = {**environ, "CONTINUAL_HOME": str(home.root)}
+    command += ["--gateway-port", str(options.gateway_port)] if options.gateway_port else []
+    command += [] if options.gateway else ["--no-gateway"]
     if options.redis_url:
         variables["CONTINUAL_LOCAL_REDIS_URL"] = options.redis_url  # may hold a password: never in argv
     pid = spawn(command, variables, output)
@@ -165,8 +168,9 @@ def _acquire_patiently(home: Home) -> int:
 
 
 async def _stop_leftovers(home: Home, environ: Mapping[str, str]) -> bool:
+    left = await stop_gateway(home)
     cluster = LocalCluster(LocalState(home), environ)
-    left = bool(cluster.running())
+    left = bool(cluster.running()) or left
     await cluster.stop_all()
     server = RedisServer(home, None, environ)
     left = left or server.pid is not None

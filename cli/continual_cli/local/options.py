@@ -21,6 +21,9 @@ class UpOptions:
     manifests: Sequence[dict[str, Any]] = ()
     redis_url: str | None = None
     redis_port: int | None = None
+    gateway: bool = True
+    """Whether people get a dashboard and an HTTP API."""
+    gateway_port: int | None = None
 
 
 def acquire(home: Home) -> int:

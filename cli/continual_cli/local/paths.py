@@ -3,6 +3,7 @@
 objects/{continualmodels,deployments,jobs,pods}/<name>.json   what an API server would hold
 events/<model>.jsonl                                          what `kubectl get events` would show
 redis/  store/                                                the data
+gateway/                                                      token (0600), session key and port of the dashboard
 logs/<component>/<pod>.log                                    output of each process
 run/                                                          pidfiles, locks, sockets; worthless after a reboot
 endpoints.json                                                where Redis and the store are (0600)
@@ -55,6 +56,11 @@ class Home:
     @property
     def store(self) -> Path:
         return self.root / "store"
+
+    @property
+    def gateway(self) -> Path:
+        """Token, session key and port of the gateway (0700)."""
+        return self.root / "gateway"
 
     @property
     def logs(self) -> Path:

@@ -145,17 +145,7 @@ class RedisServer:
         """The port given, else the one of last time, else a free one."""
         file = self._home.redis / "port"
         port = self._wanted_port or (self.port if file.exists() else free_port())
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError as error:
-                raise AddressInUseError(
-                    f"Redis cannot listen on 127.0.0.1:{port}: {error.strerror}",
-                    field="--redis-port",
-                    value=port,
-                    remedy="end what listens there (`ss -ltnp`), or give another port",
-                ) from error
+        check_free(port, "--redis-port", "Redis")
         write_atomic(file, str(port).encode())
 
     def _refuse_other_port(self) -> None:
@@ -215,6 +205,21 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def check_free(port: int, option: str, who: str) -> None:
+    """Raises `AddressInUseError` when somebody else listens on this port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise AddressInUseError(
+                f"{who} cannot listen on 127.0.0.1:{port}: {error.strerror}",
+                field=option,
+                value=port,
+                remedy="end what listens there (`ss -ltnp`), or give another port",
+            ) from error
 
 
 def split_credentials(url: str) -> tuple[str, str, str]:

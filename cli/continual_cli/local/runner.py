@@ -41,7 +41,7 @@ INHERITED = (
 
 PROBE_SECONDS = 1.0
 LOG_BYTES = 10 << 20
-STANDING_LOGS = ("operator", "redis", "up")
+STANDING_LOGS = ("operator", "redis", "gateway", "up")
 """Folders of logs that belong to no pod."""
 LAST_WORDS_BYTES = 2048
 LAST_WORDS_LINES = 12

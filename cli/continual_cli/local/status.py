@@ -12,6 +12,7 @@ from continual_operator import labels
 
 from continual_cli.document import condition, dig
 from continual_cli.local.files import is_locked, read_json
+from continual_cli.local.gateway import GatewayFiles, is_running
 from continual_cli.local.paths import Home
 from continual_cli.local.processes import Running, Slot
 from continual_cli.local.state import Endpoints, LocalState
@@ -49,6 +50,8 @@ class LocalStatus:
     endpoints: Endpoints | None
     processes: tuple[ProcessRow, ...]
     models: tuple[ModelRow, ...]
+    dashboard: str | None = None
+    """Address of the gateway, while it runs."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"redis_cli": redis_cli(self.endpoints) if self.endpoints else None}
@@ -61,10 +64,13 @@ def read_status(home: Home) -> LocalStatus:
     up = is_locked(home.up_lock)
     rows = [_up_row(home, up=up)]
     if endpoints is not None and endpoints.managed_redis:
-        rows.append(_redis_row(home))
+        rows.append(_standing_row(home, "redis", "redis-server"))
+    dashboard = GatewayFiles(home).url if is_running(home) else None
+    if (home.gateway / "port").exists():
+        rows.append(_standing_row(home, "gateway", "gateway"))
     rows += [_pod_row(home, path) for path in sorted(home.objects("Pod").glob("[!.]*.json"))]
     models = tuple(_model_row(state.read_model(name)) for name in state.model_names())
-    return LocalStatus(str(home.root), up, endpoints, tuple(rows), models)
+    return LocalStatus(str(home.root), up, endpoints, tuple(rows), models, dashboard)
 
 
 def redis_cli(endpoints: Endpoints) -> str:
@@ -83,12 +89,14 @@ def _up_row(home: Home, *, up: bool) -> ProcessRow:
     return ProcessRow("operator", "local up", state.get("pid") if up else None, phase, phase == "ready", 0, None)
 
 
-def _redis_row(home: Home) -> ProcessRow:
-    slot = Slot(home.run / "redis")
-    seen = slot.observe(slot.latest())
+def _standing_row(home: Home, component: str, name: str) -> ProcessRow:
+    """Of a process that belongs to no pod."""
+    slot = Slot(home.run / component)
+    attempt = slot.latest()
+    seen = slot.observe(attempt)
     if isinstance(seen, Running):
-        return ProcessRow("redis", "redis-server", seen.pid, "Running", True, slot.latest(), time.time() - seen.since)
-    return ProcessRow("redis", "redis-server", None, type(seen).__name__, False, max(0, slot.latest()), None)
+        return ProcessRow(component, name, seen.pid, "Running", True, max(0, attempt), time.time() - seen.since)
+    return ProcessRow(component, name, None, type(seen).__name__, False, max(0, attempt), None)
 
 
 def _pod_row(home: Home, path: Path) -> ProcessRow:

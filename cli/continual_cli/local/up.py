@@ -30,6 +30,7 @@ from continual_operator.spec import parse_model
 
 from continual_cli.local.cluster import LocalCluster
 from continual_cli.local.files import write_atomic, write_json
+from continual_cli.local.gateway import GatewayProcess, stop_gateway
 from continual_cli.local.options import UpOptions, acquire
 from continual_cli.local.paths import Home
 from continual_cli.local.redis import RedisServer, check_external, split_credentials
@@ -103,6 +104,7 @@ class Up:
         await self._serve(cluster, self._deps(cluster, client, endpoints), server)
         await client.aclose()
         log.info("stopping")
+        await stop_gateway(self._home)
         await cluster.stop_all()
         if server is not None:
             await server.stop()
@@ -115,10 +117,17 @@ class Up:
             if server is not None:
                 group.create_task(server.supervise(self._stop))
             operator = group.create_task(run_operator(cluster, deps, self._stop))
+            if self._options.gateway:
+                group.create_task(self._open_gateway().supervise(self._stop))
             write_json(self._home.up_state, {"pid": os.getpid(), "phase": "ready"})
             log.info("ready", extra={"home": str(self._home.root), "redis": self._state.endpoints().redis_url})
             await asyncio.wait({machine, operator}, return_when=asyncio.FIRST_COMPLETED)
             self._stop.set()
+
+    def _open_gateway(self) -> GatewayProcess:
+        gateway = GatewayProcess(self._home, self._options.gateway_port, self._state.endpoints(), self._environ)
+        gateway.start()
+        return gateway
 
     def _listen_for_signals(self) -> None:
         loop = asyncio.get_running_loop()
