@@ -309,10 +309,16 @@ def open_store(url: str, credentials_file: Path | None = None) -> FileStore | S3
     parts = urlsplit(url)
     if parts.scheme == "file" and parts.path:
         return FileStore(Path(unquote(parts.path)))
+    endpoint, bucket, region = parse_s3_url(url)
+    return S3Store(endpoint, bucket, *read_key_pair(credentials_file), region)
+
+
+def parse_s3_url(url: str) -> tuple[str, str, str]:
+    """Endpoint, bucket and region of `s3://bucket?endpoint=http://host:port[&region=…]`; `UsageError` for anything else."""
+    parts = urlsplit(url)
     query = parse_qs(parts.query)
     if parts.scheme == "s3" and parts.netloc and query.get("endpoint"):
-        access, secret = _credentials(credentials_file)
-        return S3Store(query["endpoint"][0], parts.netloc, access, secret, query.get("region", ["us-east-1"])[0])
+        return query["endpoint"][0], parts.netloc, query.get("region", ["us-east-1"])[0]
     raise UsageError(
         "is not a store",
         field="store URL",
@@ -321,8 +327,8 @@ def open_store(url: str, credentials_file: Path | None = None) -> FileStore | S3
     )
 
 
-def _credentials(path: Path | None) -> tuple[str, str]:
-    """JSON `{"access_key": …, "secret_key": …}` of a mounted secret."""
+def read_key_pair(path: Path | None) -> tuple[str, str]:
+    """Access and secret key: JSON `{"access_key": …, "secret_key": …}` of a mounted secret."""
     try:
         document = json.loads(path.read_text() if path else "{}")
         return str(document["access_key"]), str(document["secret_key"])

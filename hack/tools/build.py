@@ -50,6 +50,8 @@ TOOLS = {
     "helm": Tool("helm", "helm.sh/helm/v4/cmd/helm"),
     "helm3": Tool("helm3", "helm.sh/helm/v3/cmd/helm"),
     "kubeconform": Tool("kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform"),
+    "skaffold": Tool("skaffold", "github.com/GoogleContainerTools/skaffold/v2/cmd/skaffold"),
+    "helm-docs": Tool("helm-docs", "github.com/norwoodj/helm-docs/cmd/helm-docs"),
 }
 
 STAMPS = {
@@ -64,6 +66,14 @@ STAMPS = {
         ("helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor", "k8s.io/client-go", "{1}"),
     ),
     "kubeconform": (("main.version", "github.com/yannh/kubeconform", "v{}.{}.{}"),),
+    "skaffold": (
+        (
+            "github.com/GoogleContainerTools/skaffold/v2/pkg/skaffold/version.version",
+            "github.com/GoogleContainerTools/skaffold/v2",
+            "v{}.{}.{}",
+        ),
+    ),
+    "helm-docs": (("main.version", "github.com/norwoodj/helm-docs", "v{}.{}.{}"),),
 }
 """Variable, module, form: versions that the projects' own builds link in. Without them Kubernetes says v0.0.0, which Helm and skew
 checks refuse, and Helm 3 renders charts for Kubernetes 1.20."""
