@@ -159,7 +159,7 @@ def test_an_imported_parent_lends_its_onnx_weights(school) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"strategy": "ewc"}, "retraining.strategy"),
+        ({"strategy": "sgd"}, "retraining.strategy"),
         ({"precision": "int8"}, "serving.precision"),
         ({"architecture": "vgg"}, "model.architecture"),
         ({"classes": tuple("9876543210")}, "append-only"),
@@ -170,7 +170,7 @@ def test_an_imported_parent_lends_its_onnx_weights(school) -> None:
 def test_wrong_inputs_end_as_a_recorded_failure(school, changes: dict[str, object], message: str) -> None:
     """The outcome names field, value and remedy; trying again would not help, so the Job ends well."""
     if changes.get("device") == "cuda" and torch.cuda.is_available():
-        changes = {"strategy": "ewc"}
+        changes = {"strategy": "sgd"}
         message = "retraining.strategy"
     outcome = school.lab.train(school.lab.retrain_inputs(school.parent, (school.lab.shard(school.new),), **changes))
     assert outcome.manifest is None

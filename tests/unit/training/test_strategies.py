@@ -81,7 +81,7 @@ def test_without_a_past_every_strategy_is_plain_cross_entropy() -> None:
     assert all(float(s.loss(alone)) == pytest.approx(plain) for s in STRATEGIES.values())
 
 
-@pytest.mark.parametrize(("name", "why"), [("ewc", "not built yet"), ("sgd", "unknown")])
+@pytest.mark.parametrize(("name", "why"), [("sgd", "unknown")])
 def test_a_missing_strategy_is_said_so(name: str, why: str) -> None:
     """Field, value and the list of those that are there."""
     with pytest.raises(UsageError, match=rf"retraining\.strategy.*{why}.*{name}.*der\+\+"):

@@ -50,8 +50,9 @@ from continual_workers.training.datasets import (
     read_npz,
     translate,
 )
+from continual_workers.training.experience import bootstrap_epochs
 from continual_workers.training.learner import LearnState, Task, device_of, learn, set_up_torch
-from continual_workers.training.prepare import Parent, Prepared, bootstrap_epochs, frozen_parent
+from continual_workers.training.prepare import Parent, Prepared, frozen_parent
 from continual_workers.training.run import (
     Finished,
     Learned,

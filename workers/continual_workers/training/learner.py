@@ -22,8 +22,9 @@ from continual_contract.errors import DivergedError, UsageError
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from continual_workers.training.augment import augment
+from continual_workers.training.augment import augment, is_declared
 from continual_workers.training.buffer import ReplayBuffer
+from continual_workers.training.importance import Anchor
 from continual_workers.training.models import Arrays, arrays_of, load_arrays
 from continual_workers.training.samples import Images, Labels, Samples, validation_split
 from continual_workers.training.strategies import Step, Strategy, adjustment_of
@@ -84,9 +85,17 @@ class Task:
     rates: tuple[float, ...] = RATES
     new_batch: int = NEW_BATCH
     replay_batch: int = REPLAY_BATCH
+    tau: float | None = None
+    """Strength of the logit adjustment; None: the strategy's own."""
+    importance: Arrays = field(default_factory=dict)
+    """How much each parameter mattered to the past, by name; empty: nothing is held in place."""
+    average_from: int = 0
+    """Steps the moving average believes to have seen at its start: more make it slower to leave the parent."""
 
 
 Save = Callable[[LearnState], None]
+Watch = Callable[[int, Callable[[], Arrays]], None]
+"""Told after every step: steps so far, and how to get the averaged weights of this moment."""
 
 
 class _NotFiniteError(Exception):
@@ -110,7 +119,7 @@ def device_of(name: str) -> torch.device:
     return torch.device(name)
 
 
-def learn(task: Task, resume: LearnState | None, save: Save) -> LearnState:
+def learn(task: Task, resume: LearnState | None, save: Save, watch: Watch | None = None) -> LearnState:
     """Train to the end, from the start or from a stored state; `save` is called after every epoch.
 
     Raises DivergedError when the second attempt, at a quarter of the rate, diverges as well.
@@ -121,14 +130,14 @@ def learn(task: Task, resume: LearnState | None, save: Save) -> LearnState:
         freeze(task.parent.to(task.device).to(memory_format=torch.channels_last))
     state = resume or _fresh(task, start, choose_rate(task, start), attempt=0)
     while state.epoch < task.epochs:
-        state = _next_state(task, start, state)
+        state = _next_state(task, start, state, watch)
         save(state)
     return state
 
 
-def _next_state(task: Task, start: Arrays, state: LearnState) -> LearnState:
+def _next_state(task: Task, start: Arrays, state: LearnState, watch: Watch | None) -> LearnState:
     try:
-        following = _run_epoch(task, state)
+        following = _run_epoch(task, state, watch=watch)
     except _NotFiniteError:
         return _second_attempt(task, start, state, "the loss is not finite")
     loss = following.rows[-1].loss
@@ -163,7 +172,9 @@ def _loss_at_start(task: Task) -> float:
     rng = _rng(task, 0, -1)
     task.net.eval()
     with torch.no_grad():
-        losses = [float(_step_loss(task, batch, rng)[0]) for batch in _batches(len(task.new), task.new_batch, rng)[:8]]
+        losses = [
+            float(_step_loss(task, batch, rng, None)[0]) for batch in _batches(len(task.new), task.new_batch, rng)[:8]
+        ]
     return float(np.mean(losses)) if losses else math.inf
 
 
@@ -206,21 +217,24 @@ def _subset(buffer: ReplayBuffer, indices: NDArray[np.int64]) -> ReplayBuffer:
     return part
 
 
-def _run_epoch(task: Task, state: LearnState, limit: int | None = None) -> LearnState:
+def _run_epoch(task: Task, state: LearnState, limit: int | None = None, watch: Watch | None = None) -> LearnState:
     """One epoch from `state`; at most `limit` steps. Raises _NotFiniteError."""
     load_arrays(task.net, state.weights)
     optimizer = torch.optim.SGD(task.net.parameters(), lr=state.rate)
-    average = _Average(task.net, state.ema, state.steps, task.device)
+    average = _Average(task, state)
+    anchor = Anchor(task.net, task.parent, task.importance, task.device) if task.strategy.anchored else None
     rng = _rng(task, state.attempt, state.epoch)
     losses: list[float] = []
     hits = 0
     task.net.train()
     batches = _batches(len(task.new), task.new_batch, rng)[:limit]
     for batch in batches:
-        loss, right = _step_loss(task, batch, rng)
+        loss, right = _step_loss(task, batch, rng, anchor)
         losses.append(_descend(task.net, optimizer, loss))
         hits += right
         average.update(task.net)
+        if watch is not None:
+            watch(average.steps, average.arrays)
     ema = average.arrays()
     holdout = _holdout_accuracy(task, ema)
     seen = sum(len(batch) for batch in batches)
@@ -246,7 +260,9 @@ def _descend(net: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> 
     return value
 
 
-def _step_loss(task: Task, batch: NDArray[np.int64], rng: np.random.Generator) -> tuple[Tensor, int]:
+def _step_loss(
+    task: Task, batch: NDArray[np.int64], rng: np.random.Generator, anchor: Anchor | None
+) -> tuple[Tensor, int]:
     """Loss of one step and how many new samples were right. One forward pass over new and replayed together."""
     replay = _draw_replay(task, rng)
     images = (
@@ -267,6 +283,7 @@ def _step_loss(task: Task, batch: NDArray[np.int64], rng: np.random.Generator) -
         parent_replay=_parent_logits(task, x[n:]) if task.strategy.parent_on == "replay" and len(replay) else None,
         known=_known(task),
         adjustment=_adjustment(task),
+        drift=None if anchor is None else anchor.drift(task.net),
     )
     right = int((logits[:n].detach().argmax(dim=1) == labels).sum())
     return task.strategy.loss(step), right
@@ -291,10 +308,12 @@ def _known(task: Task) -> Tensor:
 
 
 def _adjustment(task: Task) -> Tensor | None:
-    if not task.strategy.adjusts:
+    own = task.strategy.tau_augmented if is_declared(task.augmentation) else task.strategy.tau
+    tau = own if task.tau is None else task.tau
+    if not tau:
         return None
     replayed = task.buffer.class_counts() if task.strategy.replays and len(task.buffer) else None
-    adjustment = adjustment_of(task.new.counts(), replayed)
+    adjustment = adjustment_of(task.new.counts(), replayed, tau)
     return None if adjustment is None else torch.from_numpy(adjustment).to(task.device)
 
 
@@ -314,13 +333,15 @@ def _rng(task: Task, attempt: int, epoch: int) -> np.random.Generator:
 class _Average:
     """Exponential moving average of parameters and of floating buffers; integers are copied."""
 
-    def __init__(self, net: nn.Module, ema: Arrays, steps: int, device: torch.device) -> None:
-        self.steps = steps
-        self._ema = {name: torch.from_numpy(np.array(array)).to(device) for name, array in ema.items()}
-        self._floating = [name for name, tensor in net.state_dict().items() if tensor.is_floating_point()]
+    def __init__(self, task: Task, state: LearnState) -> None:
+        self.steps = state.steps
+        self._head_start = task.average_from
+        self._ema = {name: torch.from_numpy(np.array(array)).to(task.device) for name, array in state.ema.items()}
+        self._floating = [name for name, tensor in task.net.state_dict().items() if tensor.is_floating_point()]
 
     def update(self, net: nn.Module) -> None:
-        decay = (1 + self.steps) / (10 + self.steps)
+        seen = self.steps + self._head_start
+        decay = (1 + seen) / (10 + seen)
         current = net.state_dict()
         with torch.no_grad():
             for name, tensor in current.items():
@@ -331,7 +352,7 @@ class _Average:
         self.steps += 1
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
-        return {name: tensor.cpu().numpy() for name, tensor in self._ema.items()}
+        return {name: tensor.cpu().numpy().copy() for name, tensor in self._ema.items()}
 
     @staticmethod
     def weights(net: nn.Module) -> dict[str, NDArray[np.generic]]:

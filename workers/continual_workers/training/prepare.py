@@ -20,18 +20,16 @@ from continual_contract.ids import sha256_digest
 from torch import nn
 
 from continual_workers.training import models
-from continual_workers.training.buffer import POLICIES, ReplayBuffer
+from continual_workers.training.buffer import ReplayBuffer
 from continual_workers.training.datasets import from_shard, load_dataset
+from continual_workers.training.experience import Past, Recipe, bootstrap_epochs, first_task, following_task
 from continual_workers.training.export import weights_in
 from continual_workers.training.learner import Task, device_of
 from continual_workers.training.samples import Samples, concatenate, split_held_out, without
 from continual_workers.training.state import Origin, ParentState, decode_checkpoint
 from continual_workers.training.stats import batches_of, normalization_of
-from continual_workers.training.strategies import Strategy, strategy
+from continual_workers.training.strategies import strategy
 
-POLICY = POLICIES["class-quota"]
-BOOTSTRAP_STEPS = 1500
-"""A bootstrap takes at least this many steps: twenty epochs of a few hundred images are too few from scratch."""
 log = logging.getLogger(__name__)
 
 
@@ -91,15 +89,9 @@ def _prepare_bootstrap(inputs: TrainingInputs, where: Where) -> Prepared:
     _check_channels(normalization, inputs)
     digest = write_holdout(where, held)
     buffer = ReplayBuffer.empty(inputs.replay_capacity, inputs.input, len(inputs.classes), inputs.seed)
-    task = _task(inputs, train, held, buffer, normalization, strategy("joint"), _start(inputs, where), None)
+    task = first_task(recipe_of(inputs), _start(inputs, where), train, held, buffer, normalization)
     longer = replace(task, epochs=bootstrap_epochs(inputs.epochs, len(train), task.new_batch))
     return Prepared(longer, buffer, train, None, digest, 0, 0, train.take([]), Origin(inputs.dataset))
-
-
-def bootstrap_epochs(epochs: int, samples: int, batch: int) -> int:
-    """The declared epochs, or as many as give a small set `BOOTSTRAP_STEPS` steps (at most three times as many)."""
-    steps = max(-(-samples // batch), 1)
-    return min(max(epochs, -(-BOOTSTRAP_STEPS // steps)), 3 * epochs)
 
 
 def write_holdout(where: Where, held: Samples) -> str:
@@ -123,14 +115,16 @@ def _prepare_descendant(inputs: TrainingInputs, where: Where) -> Prepared:
     buffer = parent.state.buffer
     buffer.grow_classes(len(inputs.classes))
     _drop_held_out(buffer, holdout)
-    method = strategy(inputs.strategy)
-    new = _training_part(inputs, where, method, parent, fresh, holdout)
-    net = _start(inputs, where, parent if method.starts_from_parent or inputs.mode == "correction" else None)
-    replayed = _with_fresh(buffer, fresh) if method.replays_new and inputs.mode == "retrain" else buffer
-    task = _task(inputs, new, holdout, replayed, parent.manifest.normalization, method, net, parent)
+    recipe = recipe_of(inputs)
+    method, is_correction = recipe.strategy, inputs.mode == "correction"
+    net = _start(inputs, where, parent if method.starts_from_parent else None)
+    past = Past(frozen_parent(parent), buffer, parent.state.importance)
+    task = following_task(
+        recipe, net, past, fresh, holdout, parent.manifest.normalization,
+        lambda: _everything(inputs, where, parent, fresh, holdout),
+    )  # fmt: skip
     if not method.starts_from_parent:
-        task = replace(task, epochs=bootstrap_epochs(inputs.epochs, len(new), task.new_batch))
-    is_correction = inputs.mode == "correction"
+        task = replace(task, epochs=bootstrap_epochs(inputs.epochs, len(task.new), task.new_batch))
     experience = max(buffer.next_experience - 1, 0) if is_correction else buffer.next_experience
     return Prepared(
         task,
@@ -177,29 +171,13 @@ def load_holdout(inputs: TrainingInputs, where: Where, data: DataList, bootstrap
     return concatenate([from_shard(shard, inputs.classes) for shard in shards], inputs.input, inputs.classes)
 
 
-def _training_part(
-    inputs: TrainingInputs, where: Where, method: Strategy, parent: Parent, fresh: Samples, holdout: Samples
-) -> Samples:
-    """What the strategy trains on: the fresh samples, the buffer with them, or everything that is stored."""
-    buffer = parent.state.buffer
-    if method.data == "new" or inputs.mode == "correction":
-        return fresh
-    if method.data == "buffer":
-        trial = _with_fresh(buffer, fresh)
-        return Samples(trial.images, trial.labels, inputs.classes)
-    origin = parent.state.origin
+def _everything(inputs: TrainingInputs, where: Where, parent: Parent, fresh: Samples, holdout: Samples) -> Samples:
+    """All data behind the parent that is stored, what only its buffer remembers, and the fresh samples."""
+    buffer, origin = parent.state.buffer, parent.state.origin
     parts = [_bootstrap_part(inputs, where, origin), load_shards(inputs, where, origin.shards)]
     remembered = Samples(buffer.images, buffer.labels, inputs.classes)
     everything = concatenate([*parts, remembered, fresh], inputs.input, inputs.classes)
     return without(_unique(everything), holdout)
-
-
-def _with_fresh(buffer: ReplayBuffer, fresh: Samples) -> ReplayBuffer:
-    """A copy of the buffer as it will be after this training; the original is left as it is, its generator too."""
-    trial = replace(buffer, rng=np.random.default_rng(0))
-    trial.rng.bit_generator.state = buffer.rng.bit_generator.state
-    trial.offer(fresh.images, fresh.labels, buffer.next_experience, POLICY)
-    return trial
 
 
 def _bootstrap_part(inputs: TrainingInputs, where: Where, origin: Origin) -> Samples:
@@ -250,29 +228,10 @@ def _pretrained(key: str, where: Where) -> models.Arrays:
     )
 
 
-def _task(
-    inputs: TrainingInputs,
-    new: Samples,
-    holdout: Samples,
-    buffer: ReplayBuffer,
-    normalization: Normalization,
-    method: Strategy,
-    net: nn.Module,
-    parent: Parent | None,
-) -> Task:
-    return Task(
-        net=net,
-        parent=None if parent is None else frozen_parent(parent),
-        new=new,
-        buffer=buffer,
-        holdout=holdout,
-        strategy=method,
-        normalization=normalization,
-        augmentation=inputs.augmentation,
-        epochs=inputs.epochs,
-        seed=inputs.seed,
-        device=device_of(inputs.device),
-    )
+def recipe_of(inputs: TrainingInputs) -> Recipe:
+    """How the inputs want to learn. Corrections have a loop of their own and look at no strategy's data."""
+    method = strategy("fine-tune" if inputs.mode == "correction" else inputs.strategy)
+    return Recipe(method, inputs.epochs, inputs.augmentation, inputs.seed, device_of(inputs.device))
 
 
 def frozen_parent(parent: Parent) -> nn.Module:

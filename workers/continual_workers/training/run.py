@@ -17,7 +17,7 @@ import io
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +38,10 @@ from continual_contract.errors import ContinualError, IntegrityError, NotFoundEr
 from continual_workers.training import models
 from continual_workers.training.buffer import ReplayBuffer
 from continual_workers.training.correction import correct
+from continual_workers.training.experience import importance_after, remember
 from continual_workers.training.export import check_parity, export_onnx, with_weights
 from continual_workers.training.learner import LearnState, Row, learn, predict_logits, set_up_torch
-from continual_workers.training.prepare import POLICY, Prepared, Where, frozen_parent, prepare
+from continual_workers.training.prepare import Prepared, Where, frozen_parent, prepare, recipe_of
 from continual_workers.training.runtime import OnnxClassifier
 from continual_workers.training.samples import Images, Labels, Samples
 from continual_workers.training.scoring import predictions_csv, recall_per_class, score, share
@@ -87,6 +88,7 @@ class Finished:
     parity: float
     learned: Learned
     buffer: ReplayBuffer
+    importance: models.Arrays
     scores: HoldoutScores
     train_recall: dict[str, float]
     train_accuracy: float
@@ -218,7 +220,7 @@ def _scored(
     inputs: TrainingInputs, prepared: Prepared, learned: Learned, onnx: bytes, parity: float, threads: int
 ) -> Finished:
     task, classifier = prepared.task, OnnxClassifier(onnx, threads)
-    buffer = filled_buffer(prepared, classifier)
+    buffer = remember(prepared.buffer, prepared.fresh, prepared.experience, classifier.logits)
     logits = classifier.logits(task.holdout.images)
     parent = _parent_predictions(prepared, threads)
     trained = _some(task.new, inputs.seed)
@@ -230,6 +232,7 @@ def _scored(
         parity=parity,
         learned=learned,
         buffer=buffer,
+        importance=_importance(inputs, prepared),
         scores=score(logits.argmax(axis=1), parent, task.holdout),
         train_recall=recall_per_class(predicted, trained.labels, trained.classes),
         train_accuracy=share(predicted == trained.labels),
@@ -238,13 +241,11 @@ def _scored(
     )
 
 
-def filled_buffer(prepared: Prepared, classifier: OnnxClassifier) -> ReplayBuffer:
-    """The buffer after this experience, with the finished model's logits for everything in it."""
-    buffer = replace(prepared.buffer)
-    buffer.offer(prepared.fresh.images, prepared.fresh.labels, prepared.experience, POLICY)
-    buffer.grow_classes(classifier.classes)
-    buffer.store_logits(classifier.logits(buffer.images))
-    return buffer
+def _importance(inputs: TrainingInputs, prepared: Prepared) -> models.Arrays:
+    """A correction hands on what it found: a handful of images says nothing of what matters."""
+    if inputs.mode == "correction":
+        return prepared.parent.state.importance if prepared.parent else {}
+    return importance_after(prepared.task, prepared.task.net, recipe_of(inputs))
 
 
 def _parent_predictions(prepared: Prepared, threads: int) -> Labels | None:
@@ -277,7 +278,7 @@ def publishable(
         "experience": prepared.experience,
         **prepared.origin.fields(),
     }
-    state, meta = encode_checkpoint(learned.weights, learned.served, finished.buffer, fields)
+    state, meta = encode_checkpoint(learned.weights, learned.served, finished.buffer, fields, finished.importance)
     return CheckpointManifest(
         namespace=inputs.namespace,
         model=inputs.model,

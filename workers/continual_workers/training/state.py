@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -50,13 +50,16 @@ class ParentState:
     weights: Arrays
     buffer: ReplayBuffer
     origin: Origin
+    importance: Arrays = field(default_factory=dict)
+    """Of each parameter, by name; empty unless the parent's strategy measures it (ewc)."""
 
 
 def encode_checkpoint(
-    weights: Arrays, ema: Arrays, buffer: ReplayBuffer, fields: Mapping[str, Any]
+    weights: Arrays, ema: Arrays, buffer: ReplayBuffer, fields: Mapping[str, Any], importance: Arrays
 ) -> tuple[bytes, bytes]:
     """(safetensors, JSON) of a finished training; `fields` are added to the JSON as they are."""
     arrays = {**_prefixed("weights", weights), **_prefixed("ema", ema), **buffer.tensors()}
+    arrays |= _prefixed("importance", importance)
     meta = {"format": FORMAT, "capacity": buffer.capacity, "rng": buffer.rng.bit_generator.state, **fields}
     return _save(arrays), canonical_json(meta)
 
@@ -71,7 +74,8 @@ def decode_checkpoint(data: bytes, meta: bytes, capacity: int | None) -> ParentS
         raise IntegrityError(
             f"the parent's state cannot be read: {error}", field="state", remedy="train from another version"
         ) from error
-    return ParentState(_without_prefix("ema", arrays), buffer, Origin(dataset, tuple(fields["shards"])))
+    origin = Origin(dataset, tuple(fields["shards"]))
+    return ParentState(_without_prefix("ema", arrays), buffer, origin, _without_prefix("importance", arrays))
 
 
 def encode_resume(state: LearnState) -> bytes:

@@ -7,6 +7,7 @@ Adding one is adding a class to `STRATEGIES`.
     der++       Buzzega et al. 2020, arXiv 2004.07211, with the logits of the frozen parent on the same augmented image
     er          Chaudhry et al. 2019, arXiv 1902.10486
     er-ace      Caccia et al. 2022, arXiv 2104.05025: new data compete only among the classes of their batch
+    ewc         online EWC, Schwarz et al. 2018, arXiv 1805.06370 after Kirkpatrick et al. 2017: what mattered may not move
     lwf         Li & Hoiem 2016, arXiv 1606.09282: distils the parent on the new data, no replay
     gdumb       Prabhu et al. 2020: from scratch on the buffer
     fine-tune   new data only: the baseline that forgets
@@ -21,7 +22,6 @@ from typing import Literal, Protocol
 
 import numpy as np
 import torch
-from continual_contract.artifacts import STRATEGIES as NAMES
 from continual_contract.errors import UsageError
 from numpy.typing import NDArray
 from torch import Tensor
@@ -47,6 +47,8 @@ class Step:
     parent_replay: Tensor | None
     known: Tensor
     adjustment: Tensor | None
+    drift: Tensor | None = None
+    """½·Σ F·(θ − θ_parent)², F the importance of each parameter; only for strategies that are `anchored`."""
 
     def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         adjusted = logits if self.adjustment is None else logits + self.adjustment
@@ -69,7 +71,13 @@ class Strategy(Protocol):
     @property
     def parent_on(self) -> Literal["", "new", "replay"]: ...
     @property
-    def adjusts(self) -> bool: ...
+    def tau(self) -> float: ...
+    @property
+    def tau_augmented(self) -> float: ...
+    @property
+    def anchored(self) -> bool: ...
+    @property
+    def decay(self) -> float: ...
 
     def loss(self, step: Step) -> Tensor:
         """Scalar loss of one step."""
@@ -87,7 +95,14 @@ class FineTune:
     replays_new: bool = False
     """Whether the new data are offered to the buffer before learning, not only after it."""
     parent_on: Literal["", "new", "replay"] = ""
-    adjusts: bool = False
+    tau: float = 0.0
+    """Strength of the logit adjustment where classes are skewed and nothing is augmented; 0 adjusts nothing."""
+    tau_augmented: float = 0.0
+    """The same with declared augmentation."""
+    anchored: bool = False
+    """Whether the loss looks at how far important parameters have moved (`Step.drift`)."""
+    decay: float = 0.0
+    """Anchored only: how much of the earlier importance a new experience leaves."""
 
     def loss(self, step: Step) -> Tensor:
         return step.cross_entropy(step.new, step.new_labels)
@@ -100,7 +115,8 @@ class Joint(FineTune):
     name: str = "joint"
     starts_from_parent: bool = False
     data: Literal["new", "all", "buffer"] = "all"
-    adjusts: bool = True
+    tau: float = 2.0
+    tau_augmented: float = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +126,8 @@ class Gdumb(FineTune):
     name: str = "gdumb"
     starts_from_parent: bool = False
     data: Literal["new", "all", "buffer"] = "buffer"
-    adjusts: bool = True
+    tau: float = 2.0
+    tau_augmented: float = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +136,8 @@ class Replay(FineTune):
 
     name: str = "er"
     replays: bool = True
-    adjusts: bool = True
+    tau: float = 1.0
+    tau_augmented: float = 1.0
 
     def loss(self, step: Step) -> Tensor:
         loss = step.cross_entropy(step.new, step.new_labels)
@@ -152,7 +170,8 @@ class ErAce(Replay):
 
     name: str = "er-ace"
     replays_new: bool = True
-    adjusts: bool = False
+    tau: float = 0.0
+    tau_augmented: float = 0.0
 
     def loss(self, step: Step) -> Tensor:
         if step.replay is None or step.replay_labels is None:
@@ -182,18 +201,31 @@ class Lwf(FineTune):
         return loss + self.distillation * kept
 
 
+@dataclass(frozen=True, slots=True)
+class Ewc(FineTune):
+    """Online elastic weight consolidation: a quadratic pull to the parent, weighted by what mattered to the past."""
+
+    name: str = "ewc"
+    anchored: bool = True
+    decay: float = 0.9
+    strength: float = 100.0
+
+    def loss(self, step: Step) -> Tensor:
+        loss = step.cross_entropy(step.new, step.new_labels)
+        return loss if step.drift is None else loss + self.strength * step.drift
+
+
 STRATEGIES: Mapping[str, Strategy] = {
-    s.name: s for s in (DerPlusPlus(), Replay(), ErAce(), Gdumb(), Lwf(), FineTune(), Joint())
+    s.name: s for s in (DerPlusPlus(), Replay(), ErAce(), Gdumb(), Ewc(), Lwf(), FineTune(), Joint())
 }
 
 
 def strategy(name: str) -> Strategy:
-    """Raises UsageError for a strategy that is not there (yet)."""
+    """Raises UsageError for a strategy that is not there."""
     if name in STRATEGIES:
         return STRATEGIES[name]
-    message = "is not built yet" if name in NAMES else "is unknown"
     raise UsageError(
-        f"this strategy {message}",
+        "this strategy is unknown",
         field="retraining.strategy",
         value=name,
         remedy=f"use one of {', '.join(STRATEGIES)}",
