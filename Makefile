@@ -44,6 +44,10 @@ screenshots: setup chromium ## docs/images/dashboard-*.png taken anew from a rea
 control-plane: setup tools ## A real Kubernetes API server with the CRD on this machine, until Ctrl-C
 	@$(PY) tests/cluster/control_plane.py
 
+e2e-node: setup ## A real one-node cluster with containers on this machine, until Ctrl-C (root)
+	@hack/setup e2e
+	@$(PY) tests/e2e/node.py
+
 reference: $(STAMP) ## Write docs/resource.md from the CRD
 	@$(PY) hack/reference.py > docs/resource.md
 
