@@ -28,7 +28,7 @@ from pydantic import ValidationError
 
 from continual_operator.converge import (
     Action,
-    ApplyDeployment,
+    ApplyChild,
     Configure,
     CreateJob,
     DeleteChild,
@@ -85,7 +85,7 @@ def _as_ours(error: ContinualError | redis.RedisError | OSError) -> ContinualErr
 async def _act(action: Action, obs: Observation, deps: Deps) -> None:
     """One step. What a cluster can do goes to the cluster, what Redis can to Redis, the rest to the store."""
     model, cluster = obs.model, deps.cluster
-    if isinstance(action, ApplyDeployment):
+    if isinstance(action, ApplyChild):
         await cluster.apply(action.manifest)
     elif isinstance(action, CreateJob):
         await cluster.create(action.manifest)

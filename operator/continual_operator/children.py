@@ -1,4 +1,5 @@
-"""The children of one model, each built whole from values: a Deployment per live version, one evaluator, a Job per training.
+"""The children of one model, each built whole from values: a Deployment per live version and a budget for who evicts its pods, one
+evaluator, a Job per training.
 
 A manifest carries the full command and every environment variable, so that whoever runs it needs no image's defaults. Its hash
 is stamped on it: a child whose hash is the desired one is left alone.
@@ -8,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 from continual_contract import settings as env
 from continual_contract.artifacts import TrainingInputs
@@ -16,9 +16,12 @@ from continual_contract.ids import canonical_json, sha256_digest
 
 from continual_operator import labels
 from continual_operator.cluster import Manifest
-from continual_operator.quantity import parse_quantity
-from continual_operator.settings import ComponentSettings, OperatorSettings
+from continual_operator.pods import Placement, cpus, number, pod_spec, probes
+from continual_operator.settings import OperatorSettings
 from continual_operator.spec import Model, Resources, Scheduling
+
+TRIES = 3
+"""Pods of one training that may fail by themselves, over all Jobs it ever had; evictions do not count."""
 
 
 def deployment_name(model: str, version: str) -> str:
@@ -33,139 +36,106 @@ def inference_deployment(
     model: Model, version: str, digest: str, replicas: int, salt: str, settings: OperatorSettings
 ) -> Manifest:
     """Pods that serve one version: they load the checkpoint whose manifest has this digest, and nothing else, ever."""
-    serving, feedback = model.spec.serving, model.spec.feedback
+    serving, feedback, component = model.spec.serving, model.spec.feedback, settings.inference
+    placement = Placement(serving.resources, serving.scheduling, serving.device)
     environment = {
-        **_common_env(model, settings),
         env.VERSION: version,
         env.CHECKPOINT: digest,
         env.ROLE_SALT: salt,
-        env.SAMPLE_PERCENT: _number(feedback.sample_percent),
-        env.ANSWERS_TTL: _number(feedback.window.total_seconds() + 3600),
+        env.SAMPLE_PERCENT: number(feedback.sample_percent),
+        env.ANSWERS_TTL: number(feedback.window.total_seconds() + 3600),
         env.BATCH_SIZE: str(serving.batch_size),
-        env.MAX_LAG: _number(model.spec.rollout.gate.max_lag.total_seconds()),
+        env.MAX_LAG: number(model.spec.rollout.gate.max_lag.total_seconds()),
         env.DEVICE: serving.device,
-        env.CPUS: _cpus(serving.resources, settings.cpus),
+        env.CPUS: cpus(component, placement, settings.cpus),
     }
     marks = {**serving.pod_labels, **_labels(model, labels.INFERENCE, {labels.VERSION: version})}
-    pod = _pod(settings.inference, "inference", environment, serving.resources, serving.scheduling, settings)
-    pod["containers"][0]["readinessProbe"] = _probe("/readyz")
-    pod["containers"][0]["livenessProbe"] = {**_probe("/healthz"), "initialDelaySeconds": 30, "failureThreshold": 6}
-    return _deployment(model, deployment_name(model.name, version), replicas, marks, pod, serving.pod_annotations)
+    pod = pod_spec(model, "inference", component, environment, placement, settings)
+    pod["containers"][0] |= probes()
+    spec = {
+        "replicas": replicas,
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+        "revisionHistoryLimit": 1,
+        **_template(marks, pod, serving.pod_annotations),
+    }
+    return _child(model, "apps/v1", "Deployment", deployment_name(model.name, version), marks, spec)
+
+
+def disruption_budget(model: Model, version: str) -> Manifest:
+    """One pod of a version at a time may be evicted.
+
+    Said as `maxUnavailable`, not as `minAvailable`: that one would hold a node's drain up for ever where there is a single pod. A
+    lone pod may go at any time, its requests wait in the stream; so may one that is not healthy.
+    """
+    marks = _labels(model, labels.INFERENCE, {labels.VERSION: version})
+    spec = {
+        "maxUnavailable": 1,
+        "selector": {"matchLabels": _ours(marks)},
+        "unhealthyPodEvictionPolicy": "AlwaysAllow",
+    }
+    return _child(model, "policy/v1", "PodDisruptionBudget", deployment_name(model.name, version), marks, spec)
 
 
 def evaluator_deployment(model: Model, settings: OperatorSettings) -> Manifest:
-    """The one process that joins labels with answers."""
-    pod = _pod(settings.evaluator, "evaluator", _common_env(model, settings), Resources(), Scheduling(), settings)
-    pod["containers"][0]["readinessProbe"] = _probe("/readyz")
-    return _deployment(model, evaluator_name(model.name), 1, _labels(model, labels.EVALUATOR, {}), pod, {})
+    """The one process that joins labels with answers; the old one ends before the new one begins."""
+    placement = Placement(Resources(), Scheduling())
+    environment = {env.CPUS: cpus(settings.evaluator, placement, settings.cpus)}
+    pod = pod_spec(model, "evaluator", settings.evaluator, environment, placement, settings)
+    pod["containers"][0] |= probes()
+    marks = _labels(model, labels.EVALUATOR, {})
+    spec = {"replicas": 1, "strategy": {"type": "Recreate"}, "revisionHistoryLimit": 1, **_template(marks, pod, {})}
+    return _child(model, "apps/v1", "Deployment", evaluator_name(model.name), marks, spec)
 
 
-def training_job(model: Model, inputs: TrainingInputs, settings: OperatorSettings) -> Manifest:
-    """One training; its name is a hash of its inputs, so that the same training can only exist once."""
-    retraining = model.spec.retraining
-    environment = {
-        **_common_env(model, settings),
-        env.DEVICE: retraining.device,
-        env.CPUS: _cpus(retraining.resources, settings.training_cpus),
-    }
-    pod = _pod(settings.trainer, "trainer", environment, retraining.resources, retraining.scheduling, settings)
+def training_job(model: Model, inputs: TrainingInputs, settings: OperatorSettings, spent: int = 0) -> Manifest:
+    """One training; its name is a hash of its inputs, so that the same training can only exist once.
+
+    `spent` of its tries were used up by Jobs that are gone. Evicted pods are replaced and not counted. It has no TTL: a Job
+    that vanishes before its end was recorded would look like one that never ran.
+    """
+    retraining, component = model.spec.retraining, settings.trainer
+    placement = Placement(retraining.resources, retraining.scheduling, retraining.device)
+    environment = {env.DEVICE: retraining.device, env.CPUS: cpus(component, placement, settings.training_cpus)}
+    pod = pod_spec(model, "trainer", component, environment, placement, settings)
     pod["containers"][0]["command"] += ["--inputs", canonical_json(inputs.model_dump(mode="json")).decode()]
     pod["restartPolicy"] = "Never"
     marks = _labels(model, labels.TRAINER, {labels.JOB: inputs.job_hash()})
+    disrupted = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
     spec = {
-        "backoffLimit": 2,
+        "backoffLimit": max(0, TRIES - 1 - spent),
         "activeDeadlineSeconds": math.ceil(retraining.timeout.total_seconds()),
+        "podReplacementPolicy": "Failed",
+        "podFailurePolicy": {"rules": [disrupted]},
         "template": {"metadata": {"labels": marks}, "spec": pod},
     }
-    return _stamped(
-        {"apiVersion": "batch/v1", "kind": "Job", "metadata": _metadata(model, inputs.job_name(), marks), "spec": spec}
-    )
+    return _child(model, "batch/v1", "Job", inputs.job_name(), marks, spec)
 
 
-def _common_env(model: Model, settings: OperatorSettings) -> dict[str, str]:
-    """Where a child of this model finds its work. Secrets only as paths of files."""
-    optional = {
-        env.REDIS_PASSWORD_FILE: settings.redis_password_file,
-        env.REDIS_USERNAME: settings.redis_username,
-        env.STORE_CREDENTIALS_FILE: settings.store_credentials_file,
-        env.DATA: settings.data_root,
-    }
-    return {
-        env.NAMESPACE: model.namespace,
-        env.MODEL: model.name,
-        env.REDIS_URL: settings.redis_url,
-        env.STORE_URL: settings.store_url,
-        env.HEALTH_ADDRESS: settings.health_address,
-        **{name: value for name, value in optional.items() if value is not None},
-        **dict(settings.extra_env),
-    }
+# What they share ------------------------------------------------------------------------------------------------------------
 
 
-def _pod(
-    component: ComponentSettings,
-    name: str,
-    environment: Mapping[str, str],
-    resources: Resources,
-    scheduling: Scheduling,
-    settings: OperatorSettings,
-) -> Manifest:
-    container: Manifest = {
-        "name": name,
-        "image": component.image,
-        "command": list(component.command),
-        "env": [{"name": key, "value": value} for key, value in sorted(environment.items())] + [_pod_name_env()],
-    }
-    declared = resources.model_dump(by_alias=True, mode="json", exclude_defaults=True)
-    if declared:
-        container["resources"] = declared
-    return {
-        "containers": [container],
-        "terminationGracePeriodSeconds": math.ceil(settings.grace.total_seconds()),
-        **scheduling.model_dump(by_alias=True, mode="json", exclude_none=True, exclude_defaults=True),
-    }
-
-
-def _pod_name_env() -> Manifest:
-    return {"name": env.POD_NAME, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
-
-
-def _deployment(
-    model: Model, name: str, replicas: int, marks: dict[str, str], pod: Manifest, annotations: Mapping[str, str]
-) -> Manifest:
-    ours = {key: value for key, value in marks.items() if key in {labels.MODEL, labels.COMPONENT, labels.VERSION}}
-    template: Manifest = {"metadata": {"labels": marks}, "spec": pod}
+def _template(marks: Mapping[str, str], pod: Manifest, annotations: Mapping[str, str]) -> Manifest:
+    template: Manifest = {"metadata": {"labels": dict(marks)}, "spec": pod}
     if annotations:
         template["metadata"]["annotations"] = dict(annotations)
-    spec = {"replicas": replicas, "selector": {"matchLabels": ours}, "template": template}
-    return _stamped(
-        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": _metadata(model, name, marks), "spec": spec}
-    )
+    return {"selector": {"matchLabels": _ours(marks)}, "template": template}
 
 
-def _metadata(model: Model, name: str, marks: Mapping[str, str]) -> Manifest:
-    owner = {
-        "apiVersion": labels.API_VERSION, "kind": labels.KIND, "name": model.name, "uid": model.uid, "controller": True,
-    }  # fmt: skip
-    return {"namespace": model.namespace, "name": name, "labels": dict(marks), "ownerReferences": [owner]}
+def _ours(marks: Mapping[str, str]) -> dict[str, str]:
+    """Labels that select; those of the user never do."""
+    return {key: value for key, value in marks.items() if key in {labels.MODEL, labels.COMPONENT, labels.VERSION}}
 
 
 def _labels(model: Model, component: str, more: Mapping[str, str]) -> dict[str, str]:
     return {labels.MANAGED_BY: labels.MANAGER, labels.MODEL: model.name, labels.COMPONENT: component, **more}
 
 
-def _stamped(manifest: Manifest) -> Manifest:
+def _child(model: Model, api: str, kind: str, name: str, marks: Mapping[str, str], spec: Manifest) -> Manifest:
+    """Owned by the model, and stamped with its own hash."""
+    owner = {
+        "apiVersion": labels.API_VERSION, "kind": labels.KIND, "name": model.name, "uid": model.uid, "controller": True,
+    }  # fmt: skip
+    metadata = {"namespace": model.namespace, "name": name, "labels": dict(marks), "ownerReferences": [owner]}
+    manifest: Manifest = {"apiVersion": api, "kind": kind, "metadata": metadata, "spec": spec}
     manifest["metadata"]["annotations"] = {labels.MANIFEST_HASH: sha256_digest(canonical_json(manifest))[7:23]}
     return manifest
-
-
-def _probe(path: str) -> Manifest:
-    return {"httpGet": {"path": path, "port": 8081}, "periodSeconds": 5}
-
-
-def _cpus(resources: Resources, default: float) -> str:
-    declared: Any = resources.limits.get("cpu", resources.requests.get("cpu"))
-    return _number(float(parse_quantity(declared)) if declared is not None else default)
-
-
-def _number(value: float) -> str:
-    return f"{value:.3f}".rstrip("0").rstrip(".")

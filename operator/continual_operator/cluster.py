@@ -35,11 +35,11 @@ class Cluster(Protocol):
         ...
 
     async def children(self, ref: ModelRef) -> list[Manifest]:
-        """Deployments, Jobs and Pods labelled with the model, with `.status` as Kubernetes has it."""
+        """Deployments, PodDisruptionBudgets, Jobs and Pods labelled with the model, with `.status` as Kubernetes has it."""
         ...
 
     async def apply(self, manifest: Manifest) -> None:
-        """Server-side apply of a whole Deployment."""
+        """Server-side apply of a whole Deployment or PodDisruptionBudget."""
         ...
 
     async def create(self, manifest: Manifest) -> None:

@@ -15,7 +15,7 @@ from continual_contract.config import DriftWatch, EvaluatorConfig, PairUnderJudg
 from continual_contract.routing import BASIS_POINTS
 
 from continual_operator import labels
-from continual_operator.children import evaluator_deployment, inference_deployment, training_job
+from continual_operator.children import disruption_budget, evaluator_deployment, inference_deployment, training_job
 from continual_operator.cluster import Manifest
 from continual_operator.judges import canary_size
 from continual_operator.ledger import LedgerEntry
@@ -29,7 +29,7 @@ MIN_SHARD_SECONDS, MAX_SHARD_SECONDS = 1.0, 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class ApplyDeployment:
+class ApplyChild:
     manifest: Manifest
 
 
@@ -82,7 +82,7 @@ class WriteLedger:
     entry: LedgerEntry
 
 
-Action = ApplyDeployment | CreateJob | DeleteChild | Wipe | Route | Configure | ImportCheckpoint | WriteLedger
+Action = ApplyChild | CreateJob | DeleteChild | Wipe | Route | Configure | ImportCheckpoint | WriteLedger
 
 
 def converge(obs: Observation, settings: OperatorSettings) -> tuple[Action, ...]:
@@ -91,6 +91,7 @@ def converge(obs: Observation, settings: OperatorSettings) -> tuple[Action, ...]
         return (Wipe(obs.foreign_uid),)
     return (
         *_deployments(obs, settings),
+        *_budgets(obs, settings),
         *_training(obs, settings),
         *_route(obs),
         *_orders(obs, settings),
@@ -137,7 +138,7 @@ def _deployments(obs: Observation, settings: OperatorSettings) -> list[Action]:
         if version in digests
     ]
     return [
-        ApplyDeployment(manifest)
+        ApplyChild(manifest)
         for manifest in (*manifests, evaluator_deployment(model, settings))
         if _differs(obs, manifest)
     ]
@@ -150,6 +151,20 @@ def _differs(obs: Observation, manifest: Manifest) -> bool:
         return True
     wanted = manifest["metadata"]["annotations"][labels.MANIFEST_HASH]
     return child.ours and (child.manifest_hash != wanted or child.replicas != manifest["spec"]["replicas"])
+
+
+def _budgets(obs: Observation, settings: OperatorSettings) -> list[Action]:
+    """One for every live version, where somebody evicts pods."""
+    if not settings.disruption_budgets:
+        return []
+    wanted = [disruption_budget(obs.model, version) for version in replicas_of(obs.model, obs.status)]
+    return [ApplyChild(manifest) for manifest in wanted if _is_unlike(obs, manifest)]
+
+
+def _is_unlike(obs: Observation, manifest: Manifest) -> bool:
+    budget = obs.budgets.get(manifest["metadata"]["name"])
+    wanted = manifest["metadata"]["annotations"][labels.MANIFEST_HASH]
+    return budget is None or (budget.ours and budget.manifest_hash != wanted)
 
 
 def _training(obs: Observation, settings: OperatorSettings) -> list[Action]:
@@ -324,8 +339,10 @@ def _goodbyes(obs: Observation) -> list[Action]:
     if not obs.redis_ok or (obs.routing is None and obs.status.stable is not None):
         return []
     needed = obs.served() | set(obs.status.live)
-    return [
+    gone = [
         DeleteChild("Deployment", child.name, child.uid)
         for child in obs.deployments.values()
         if child.ours and child.component == labels.INFERENCE and child.version not in needed
     ]
+    budgets = [b for b in obs.budgets.values() if b.ours and b.version not in needed]
+    return [*gone, *(DeleteChild("PodDisruptionBudget", b.name, b.uid) for b in budgets)]

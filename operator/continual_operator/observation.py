@@ -36,6 +36,17 @@ class DeploymentFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class BudgetFacts:
+    """A PodDisruptionBudget."""
+
+    name: str
+    uid: str
+    version: str
+    manifest_hash: str
+    ours: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class JobFacts:
     name: str
     uid: str
@@ -56,6 +67,8 @@ class Observation:
     model: Model
     status: Status
     deployments: Mapping[str, DeploymentFacts] = field(default_factory=dict)
+    """By name."""
+    budgets: Mapping[str, BudgetFacts] = field(default_factory=dict)
     """By name."""
     jobs: Mapping[str, JobFacts] = field(default_factory=dict)
     """By job hash."""

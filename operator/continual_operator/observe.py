@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from continual_operator import labels
 from continual_operator.cluster import Manifest, ModelRef
 from continual_operator.deps import FUNCTIONS_INTERVAL, Deps
-from continual_operator.observation import DeploymentFacts, JobFacts, Observation
+from continual_operator.observation import BudgetFacts, DeploymentFacts, JobFacts, Observation
 from continual_operator.spec import Model
 from continual_operator.status import Progress, Status, parse_status
 from continual_operator.sweeper import enroll
@@ -46,6 +46,7 @@ async def observe(model: Model, deps: Deps) -> Observation:
         model=model,
         status=status,
         deployments={d.name: d for d in deployment_facts(children, model.uid)},
+        budgets={b.name: b for b in budget_facts(children, model.uid)},
         jobs={j.job: j for j in job_facts(children, model.uid)},
         redis_ok=not streams.problem,
         routing=streams.routing,
@@ -87,6 +88,21 @@ def _deployment(child: Manifest, pods: list[Manifest], uid: str) -> DeploymentFa
         ours=_is_ours(metadata, uid),
         trouble=trouble,
         restarts=restarts,
+    )
+
+
+def budget_facts(children: list[Manifest], uid: str) -> list[BudgetFacts]:
+    """What there is of PodDisruptionBudgets."""
+    return [_budget(child["metadata"], uid) for child in children if child.get("kind") == "PodDisruptionBudget"]
+
+
+def _budget(metadata: Mapping[str, Any], uid: str) -> BudgetFacts:
+    return BudgetFacts(
+        name=metadata["name"],
+        uid=metadata.get("uid", ""),
+        version=(metadata.get("labels") or {}).get(labels.VERSION, ""),
+        manifest_hash=(metadata.get("annotations") or {}).get(labels.MANIFEST_HASH, ""),
+        ours=_is_ours(metadata, uid),
     )
 
 

@@ -23,6 +23,7 @@ PATHS = {
     "Role": "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/roles",
     "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/rolebindings",
     "Deployment": "/apis/apps/v1/namespaces/{}/deployments",
+    "PodDisruptionBudget": "/apis/policy/v1/namespaces/{}/poddisruptionbudgets",
     "Job": "/apis/batch/v1/namespaces/{}/jobs",
     "Pod": "/api/v1/namespaces/{}/pods",
     "Lease": "/apis/coordination.k8s.io/v1/namespaces/{}/leases",
@@ -55,8 +56,10 @@ def objects(plane: ControlPlane, kind: str, namespace: str) -> list[dict[str, An
     return list(answer.body["items"])
 
 
-def operator_account(plane: ControlPlane, namespace: str, role: Callable[[dict[str, Any]], None] | None = None) -> Path:
-    """Create the account with its rights in `namespace` (changed by `role`); returns a kubeconfig with its token."""
+def operator_account(
+    plane: ControlPlane, namespace: str, role: Callable[[dict[str, Any]], None] | None = None, proxy: str = ""
+) -> Path:
+    """Create the account with its rights in `namespace` (changed by `role`); returns a kubeconfig with its token, through `proxy`."""
     for manifest in yaml.safe_load_all(RBAC.read_text()):
         if manifest["kind"] == "RoleBinding":
             manifest["subjects"][0]["namespace"] = namespace
@@ -70,7 +73,7 @@ def operator_account(plane: ControlPlane, namespace: str, role: Callable[[dict[s
     assert answer.ok, answer.message
     token = answer.body["status"]["token"]
     file = plane.folder / f"kubeconfig-{namespace}"
-    plane.write_kubeconfig(file, token)
+    plane.write_kubeconfig(file, token, proxy)
     models = MODELS.format(namespace=namespace)
     until("the role is in force", lambda: plane.get(models, token=token).ok)
     return file
@@ -97,7 +100,10 @@ def digits(name: str = "digits", **spec: Any) -> dict[str, Any]:
 class OperatorProcess:
     """One `python -m continual_operator`."""
 
-    def __init__(self, name: str, folder: Path, kubeconfig: Path, namespace: str, redis_url: str, **env: str) -> None:
+    def __init__(
+        self, name: str, folder: Path, kubeconfig: Path, namespace: str, redis_url: str,
+        command: tuple[str, ...] = ("-m", "continual_operator"), **env: str,
+    ) -> None:  # fmt: skip
         self.name, self.log_file, self.port = name, folder / f"operator-{name}.log", free_port()
         (folder / "store").mkdir(exist_ok=True)
         images = {f"CONTINUAL_{part}_IMAGE": "continual-test" for part in ("INFERENCE", "EVALUATOR", "TRAINER")}
@@ -115,7 +121,7 @@ class OperatorProcess:
         }
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "continual_operator"], env=environment, stdout=log, stderr=log, cwd=folder,
+                [sys.executable, *command], env=environment, stdout=log, stderr=log, cwd=folder,
                 preexec_fn=die_with_parent,  # noqa: PLW1509 -- one prctl call
             )  # fmt: skip
 

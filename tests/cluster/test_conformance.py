@@ -49,6 +49,12 @@ def load_battery() -> Any:
 
 battery = load_battery()
 REF: ModelRef = battery.REF
+BUDGET = {
+    "apiVersion": "policy/v1",
+    "kind": "PodDisruptionBudget",
+    "metadata": {"name": "digits-v1", "namespace": "default", "labels": battery.LABELS},
+    "spec": {"maxUnavailable": 1, "selector": {"matchLabels": battery.LABELS}},
+}
 SCENES = {name: value for name, value in vars(battery).items() if name.startswith("test_")}
 
 
@@ -87,7 +93,7 @@ class KubernetesWorld:
 
     async def clean(self) -> None:
         self.delete_model()
-        for kind in ("Deployment", "Job"):
+        for kind in ("Deployment", "PodDisruptionBudget", "Job"):
             self.plane.request("DELETE", PATHS[kind].format("default"), {"propagationPolicy": "Background"})
 
         async def gone() -> bool:
@@ -258,6 +264,7 @@ def test_every_right_is_used_and_no_other(controllers: ControlPlane, play: Any) 
         await cluster.record_event(REF, "Normal", "Again", "the same words")
         await cluster.record_event(REF, "Normal", "Again", "the same words")
         await cluster.apply(battery.deployment())
+        await cluster.apply(BUDGET)
         await cluster.create(battery.job("exit 0"))
         for view in await cluster.children(REF):
             metadata = view["metadata"]
@@ -270,25 +277,28 @@ def test_every_right_is_used_and_no_other(controllers: ControlPlane, play: Any) 
 
     play(scene)
     used = {_right(event) for event in controllers.requests(f"system:serviceaccount:default:{ACCOUNT}")}
-    creates_by_patch = ("apps", "deployments", "create")  # the test below proves it
-    assert {right for right in used if right} | {creates_by_patch} == given_rights()
+    creates_by_patch = {("apps", "deployments", "create"), ("policy", "poddisruptionbudgets", "create")}
+    assert {right for right in used if right} | creates_by_patch == given_rights()
 
 
-def test_an_apply_without_the_right_to_create_is_refused_and_said_so(controllers: ControlPlane, namespace: str) -> None:
+@pytest.mark.parametrize("resource", ["deployments", "poddisruptionbudgets"])
+def test_an_apply_without_the_right_to_create_is_refused_and_said_so(
+    controllers: ControlPlane, namespace: str, resource: str
+) -> None:
     """Server-side apply of what is not there needs both verbs; the error names request and reason, and is none to retry blindly."""
 
     def without_create(role: dict[str, Any]) -> None:
-        [rule] = [rule for rule in role["rules"] if rule["resources"] == ["deployments"]]
+        [rule] = [rule for rule in role["rules"] if rule["resources"] == [resource]]
         rule["verbs"].remove("create")
 
     kubeconfig = operator_account(controllers, namespace, without_create)
-    manifest = battery.deployment()
-    manifest["metadata"]["namespace"] = namespace
+    source = battery.deployment() if resource == "deployments" else BUDGET
+    manifest = {**source, "metadata": {**source["metadata"], "namespace": namespace}}
 
     async def scene() -> None:
         found = await configuration({"KUBECONFIG": str(kubeconfig)})
         async with connect(found) as api:
-            with pytest.raises(ClusterRefusedError, match=r"patch /apis/apps/v1/.*403.*cannot create resource"):
+            with pytest.raises(ClusterRefusedError, match=rf"patch /apis/.*/{resource}/.*403.*cannot create resource"):
                 await KubernetesCluster(api, (namespace,)).apply(manifest)
         await farewells()
 

@@ -88,6 +88,10 @@ _JOB_NUMBERS = ("backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinishe
 _JOB_SPEC: Tree = dict.fromkeys((*_JOB_NUMBERS, "parallelism", "completions"), True) | {
     "template": _TEMPLATE,
     "completionMode": IGNORED,
+    "podFailurePolicy": {
+        "rules": [{"action": True, "onPodConditions": [{"type": True, "status": True}]}],
+    },
+    "podReplacementPolicy": True,
     "selector": IGNORED,
 }
 DEPLOYMENT: Tree = {**_TOP, "spec": _DEPLOYMENT_SPEC}
@@ -180,6 +184,9 @@ def parse_job(manifest: Mapping[str, Any]) -> JobSpec:
     spec = manifest["spec"]
     for field in ("parallelism", "completions"):
         _one_of(spec.get(field, 1), (1,), f"spec.{field}")
+    _one_of(spec.get("podReplacementPolicy", "Failed"), ("Failed",), "spec.podReplacementPolicy")
+    for index, rule in enumerate((spec.get("podFailurePolicy") or {}).get("rules") or ()):
+        _check_failure_rule(rule, f"spec.podFailurePolicy.rules[{index}]")
     limit, deadline, ttl = (spec.get(field) for field in _JOB_NUMBERS)
     return JobSpec(
         backoff_limit=6 if limit is None else int(_number(limit, "spec.backoffLimit")),
@@ -187,6 +194,13 @@ def parse_job(manifest: Mapping[str, Any]) -> JobSpec:
         ttl_seconds=None if ttl is None else _number(ttl, "spec.ttlSecondsAfterFinished"),
         template=parse_template(spec["template"], "Never", ("Never", "OnFailure")),
     )
+
+
+def _check_failure_rule(rule: Mapping[str, Any], field: str) -> None:
+    """That evictions do not count is how it is here: nobody evicts a process. Every other rule would change what does count."""
+    _one_of(rule.get("action"), ("Ignore",), f"{field}.action")
+    for index, condition in enumerate(rule.get("onPodConditions") or ()):
+        _one_of(condition.get("type"), ("DisruptionTarget",), f"{field}.onPodConditions[{index}].type")
 
 
 def parse_template(

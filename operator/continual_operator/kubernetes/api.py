@@ -1,4 +1,4 @@
-"""Requests to the API server as plain dicts: six kinds, six verbs, always with a timeout, always our own errors.
+"""Requests to the API server as plain dicts: seven kinds, six verbs, always with a timeout, always our own errors.
 
 The kinds are known, so nothing is discovered: no request before the first one that matters, and no cache file in a folder that others can
 write to. Nothing is retried here; whoever asks has its own pace.
@@ -55,11 +55,12 @@ class Kind:
 
 MODEL = Kind("ContinualModel", "continual.dev/v1alpha1", "continualmodels")
 DEPLOYMENT = Kind("Deployment", "apps/v1", "deployments")
+BUDGET = Kind("PodDisruptionBudget", "policy/v1", "poddisruptionbudgets")
 JOB = Kind("Job", "batch/v1", "jobs")
 POD = Kind("Pod", "v1", "pods")
 EVENT = Kind("Event", "v1", "events")
 LEASE = Kind("Lease", "coordination.k8s.io/v1", "leases")
-CHILDREN = (DEPLOYMENT, JOB, POD)
+CHILDREN = (DEPLOYMENT, BUDGET, JOB, POD)
 KINDS = {kind.name: kind for kind in (MODEL, *CHILDREN, EVENT, LEASE)}
 
 

@@ -20,7 +20,7 @@ from continual_contract.ids import canonical_json, sha256_digest
 
 from continual_operator import labels
 from continual_operator.cluster import Manifest, ModelRef
-from continual_operator.kubernetes.api import CHILDREN, DEPLOYMENT, EVENT, JOB, KINDS, MODEL, Api
+from continual_operator.kubernetes.api import CHILDREN, EVENT, JOB, KINDS, MODEL, Api
 from continual_operator.kubernetes.cache import Cache, model_of
 from continual_operator.kubernetes.patches import contains, merge_patch
 
@@ -51,7 +51,7 @@ class KubernetesCluster:
     ) -> None:
         self._api, self._namespaces, self._clock = api, namespaces, clock
         self._cache = Cache()
-        self._applied: dict[tuple[str, str], Applied] = {}
+        self._applied: dict[tuple[str, str, str], Applied] = {}
         self._event_counts: dict[str, int] = {}
         self._changed: dict[ModelRef, None] = {}
         self._wake = asyncio.Event()
@@ -131,12 +131,12 @@ class KubernetesCluster:
 
     async def apply(self, manifest: Manifest) -> None:
         """Server-side apply; no request when the last one still holds."""
-        metadata = manifest["metadata"]
-        key, digest = (metadata["namespace"], metadata["name"]), sha256_digest(canonical_json(manifest))
-        live = self._cache.get(DEPLOYMENT, *key)
+        kind, metadata = KINDS[manifest["kind"]], manifest["metadata"]
+        where, digest = (metadata["namespace"], metadata["name"]), sha256_digest(canonical_json(manifest))
+        live, key = self._cache.get(kind, *where), (kind.name, *where)
         if live is not None and self._applied.get(key) == _applied(live, digest) and _is_marked(live, manifest):
             return
-        after = await self._api.apply(DEPLOYMENT, manifest)
+        after = await self._api.apply(kind, manifest)
         self._applied[key] = _applied(after, digest)
         self._cache.put(after)
 
@@ -154,7 +154,7 @@ class KubernetesCluster:
                 self._cache.drop(known)
             return
         await self._api.delete(KINDS[kind], namespace, name, uid)
-        self._applied.pop((namespace, name), None)
+        self._applied.pop((kind, namespace, name), None)
         self._cache.drop(found)
 
     # Writes to the model ----------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """What an installation tells its operator, read once from environment variables.
 
-The operator's own access to Redis and the store has the names that workers use; what it hands on to its children has CONTINUAL_CHILD_ before
-them, because a child mounts another secret and is another user. Secrets are only ever paths.
+The operator's own access to Redis and the store has the names that workers use. What a component is started with has the component's name
+in it, CONTINUAL_TRAINER_…, because each mounts another Secret and is another user. Secrets are only ever paths, or names of Secrets.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from continual_contract import settings as names
 from continual_contract.errors import UsageError
+from pydantic import ValidationError
 
 from continual_operator.kubernetes.api import service_account_namespace
 from continual_operator.settings import ComponentSettings, OperatorSettings
+from continual_operator.spec import Resources
 
 LEASE_NAMESPACE = "CONTINUAL_OPERATOR_NAMESPACE"
 """Where the operator's Lease lives; its own namespace when unset."""
@@ -28,8 +31,14 @@ WATCH = "CONTINUAL_WATCH_NAMESPACES"
 LIVENESS = "CONTINUAL_LIVENESS_URL"
 """http://0.0.0.0:8080/healthz"""
 INSTALLATION = "CONTINUAL_INSTALLATION"
-CHILD = "CONTINUAL_CHILD_"
-"""Before REDIS_USERNAME, REDIS_PASSWORD_FILE, STORE_CREDENTIALS_FILE and DATA: what children are told."""
+METRICS = "CONTINUAL_METRICS_ADDRESS"
+"""host:port of /metrics; none when unset."""
+GPU_RESOURCE = "CONTINUAL_GPU_RESOURCE"
+PULL_POLICY = "CONTINUAL_IMAGE_PULL_POLICY"
+PULL_SECRETS = "CONTINUAL_IMAGE_PULL_SECRETS"
+"""Names of Secrets in the models' namespaces, with commas between."""
+PULL_POLICIES = ("Always", "IfNotPresent", "Never")
+WRITABLE = (("HOME", "/tmp"), ("TMPDIR", "/tmp"))  # noqa: S108 -- in a pod of its own, where nothing else can be written
 COMPONENTS = {
     "inference": "continual_workers.inference",
     "evaluator": "continual_workers.evaluation",
@@ -53,6 +62,7 @@ class Installation:
     namespaces: tuple[str, ...]
     """Empty: all."""
     liveness: str
+    metrics: str = ""
 
     def with_token(self, token: int) -> OperatorSettings:
         return replace(self.settings, token=token)
@@ -73,6 +83,7 @@ def read_installation(env: Mapping[str, str]) -> Installation:
         holder=f"{env.get(names.POD_NAME) or socket.gethostname()}_{secrets.token_hex(4)}",
         namespaces=_namespaces(env.get(WATCH) or namespace),
         liveness=env.get(LIVENESS, ""),
+        metrics=env.get(METRICS, ""),
     )
 
 
@@ -85,33 +96,80 @@ def _settings(env: Mapping[str, str]) -> OperatorSettings:
         inference=components["inference"],
         evaluator=components["evaluator"],
         trainer=components["trainer"],
-        redis_username=env.get(CHILD + "REDIS_USERNAME") or None,
-        redis_password_file=env.get(CHILD + "REDIS_PASSWORD_FILE") or None,
-        store_credentials_file=env.get(CHILD + "STORE_CREDENTIALS_FILE") or None,
-        data_root=env.get(CHILD + "DATA") or None,
         installation=_required(env, INSTALLATION),
+        extra_env=WRITABLE,
+        gpu_resource=env.get(GPU_RESOURCE) or "nvidia.com/gpu",
+        image_pull_policy=_pull_policy(env),
+        image_pull_secrets=_names(env.get(PULL_SECRETS, "")),
+        disruption_budgets=True,
     )
 
 
 def _component(env: Mapping[str, str], name: str, module: str) -> ComponentSettings:
-    """CONTINUAL_TRAINER_IMAGE is required, CONTINUAL_TRAINER_COMMAND a JSON list where the image's Python is not `python`."""
+    """CONTINUAL_TRAINER_IMAGE is required; everything else has a default or is left out."""
     prefix = f"CONTINUAL_{name.upper()}_"
-    image, text = _required(env, prefix + "IMAGE"), env.get(prefix + "COMMAND", "")
-    if not text:
-        return ComponentSettings(("python", "-m", module), image)
-    try:
-        command = json.loads(text)
-    except ValueError:
-        command = None
+
+    def said(what: str) -> str | None:
+        return env.get(prefix + what) or None
+
+    return ComponentSettings(
+        command=_command(prefix + "COMMAND", said("COMMAND"), module),
+        image=_required(env, prefix + "IMAGE"),
+        gpu_image=said("GPU_IMAGE"),
+        redis_username=said("REDIS_USERNAME"),
+        redis_secret=said("REDIS_SECRET"),
+        store_secret=said("STORE_SECRET"),
+        resources=_resources(prefix + "RESOURCES", said("RESOURCES")),
+        data_root=said("DATA"),
+    )
+
+
+def _command(field: str, text: str | None, module: str) -> tuple[str, ...]:
+    """A JSON list, for images whose Python is not `python`."""
+    if text is None:
+        return ("python", "-m", module)
+    command = _json(text)
     if not isinstance(command, list) or not command or not all(isinstance(word, str) for word in command):
+        raise UsageError("is not a command", field=field, value=text, remedy='write a JSON list: ["python", "-m", …]')
+    return tuple(command)
+
+
+def _resources(field: str, text: str | None) -> Resources:
+    """ResourceRequirements as JSON, with the rules that hold for a model's."""
+    if text is None:
+        return Resources()
+    try:
+        return Resources.model_validate(_json(text))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"]))
         raise UsageError(
-            "is not a command", field=prefix + "COMMAND", value=text, remedy='write a JSON list: ["python", "-m", …]'
-        )
-    return ComponentSettings(tuple(command), image)
+            f"{where}: {problem['msg']}" if where else str(problem["msg"]), field=field, value=text,
+            remedy='write JSON: {"requests": {"cpu": "1"}, "limits": {"memory": "1Gi"}}',
+        ) from error  # fmt: skip
+
+
+def _json(text: str) -> Any:
+    """What the text says; None where it is no JSON."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _pull_policy(env: Mapping[str, str]) -> str | None:
+    policy = env.get(PULL_POLICY) or None
+    if policy is not None and policy not in PULL_POLICIES:
+        raise UsageError("is none of them", field=PULL_POLICY, value=policy, remedy=f"use {', '.join(PULL_POLICIES)}")
+    return policy
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, (part.strip() for part in text.split(","))))
 
 
 def _namespaces(text: str) -> tuple[str, ...]:
-    return () if text.strip() == "*" else tuple(filter(None, (part.strip() for part in text.split(","))))
+    return () if text.strip() == "*" else _names(text)
 
 
 def _required(env: Mapping[str, str], name: str) -> str:

@@ -7,6 +7,7 @@ from continual_contract.errors import UsageError
 from continual_operator.kubernetes.environment import read_installation
 from continual_operator.kubernetes.handlers import LONGEST_SILENCE_SECONDS, proven_fresh
 from continual_operator.kubernetes.lease import LeaseTimes
+from continual_operator.spec import Resources
 
 ENOUGH = {
     "CONTINUAL_REDIS_URL": "redis://redis:6379/0",
@@ -44,13 +45,39 @@ def test_children_get_their_own_secrets_not_the_operators() -> None:
     env = ENOUGH | {
         "CONTINUAL_REDIS_PASSWORD_FILE": "/secrets/operator",
         "CONTINUAL_REDIS_USERNAME": "operator",
-        "CONTINUAL_CHILD_REDIS_PASSWORD_FILE": "/secrets/worker",
-        "CONTINUAL_CHILD_REDIS_USERNAME": "worker",
+        "CONTINUAL_INFERENCE_REDIS_SECRET": "continual-redis-inference",
+        "CONTINUAL_INFERENCE_REDIS_USERNAME": "inference",
+        "CONTINUAL_TRAINER_STORE_SECRET": "continual-store-trainer",
     }
     installation = read_installation(env)
     assert str(installation.redis_password_file) == "/secrets/operator"
-    assert installation.settings.redis_password_file == "/secrets/worker"
-    assert installation.settings.redis_username == "worker"
+    settings = installation.settings
+    assert (settings.redis_password_file, settings.redis_username, settings.store_credentials_file) == (None,) * 3
+    assert settings.inference.redis_secret == "continual-redis-inference"
+    assert settings.inference.redis_username == "inference"
+    assert settings.trainer.redis_secret is None
+    assert settings.trainer.store_secret == "continual-store-trainer"
+
+
+def test_an_installation_says_how_large_a_component_is_and_where_images_come_from() -> None:
+    """What the chart renders reaches the settings: resources, GPU image and resource, pull policy and secrets."""
+    env = ENOUGH | {
+        "CONTINUAL_TRAINER_RESOURCES": '{"requests": {"cpu": "500m"}, "limits": {"memory": "2Gi"}}',
+        "CONTINUAL_INFERENCE_GPU_IMAGE": "registry/inference-gpu:1",
+        "CONTINUAL_GPU_RESOURCE": "example.com/gpu",
+        "CONTINUAL_IMAGE_PULL_POLICY": "Never",
+        "CONTINUAL_IMAGE_PULL_SECRETS": "one, two",
+        "CONTINUAL_METRICS_ADDRESS": "0.0.0.0:8082",
+    }
+    installation = read_installation(env)
+    settings = installation.settings
+    assert settings.trainer.resources.requests == {"cpu": "500m"}
+    assert settings.inference.resources == Resources()
+    assert settings.inference.gpu_image == "registry/inference-gpu:1"
+    assert (settings.gpu_resource, settings.image_pull_policy) == ("example.com/gpu", "Never")
+    assert settings.image_pull_secrets == ("one", "two")
+    assert installation.metrics == "0.0.0.0:8082"
+    assert settings.disruption_budgets
 
 
 @pytest.mark.parametrize(
@@ -74,6 +101,10 @@ def test_a_missing_variable_is_named(name: str) -> None:
         ("CONTINUAL_TRAINER_COMMAND", "python -m training"),
         ("CONTINUAL_TRAINER_COMMAND", "[]"),
         ("CONTINUAL_TRAINER_COMMAND", '["python", 3]'),
+        ("CONTINUAL_IMAGE_PULL_POLICY", "Sometimes"),
+        ("CONTINUAL_TRAINER_RESOURCES", "cpu=1"),
+        ("CONTINUAL_TRAINER_RESOURCES", '{"requests": {"cpu": "a lot"}}'),
+        ("CONTINUAL_TRAINER_RESOURCES", '{"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}'),
     ],
 )
 def test_a_wrong_variable_is_named_with_its_value(name: str, value: str) -> None:
