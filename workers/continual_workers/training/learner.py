@@ -383,7 +383,7 @@ def predict_logits(
     with torch.no_grad():
         parts = [
             net(normalized(pixels(images[i : i + _EVALUATION_BATCH], device), normalization)).cpu().numpy()
-            for i in range(0, len(images), _EVALUATION_BATCH)
+            for i in range(0, max(len(images), 1), _EVALUATION_BATCH)
         ]
     return np.concatenate(parts)
 
