@@ -34,10 +34,15 @@ class Watches:
         self._tasks: Collection[asyncio.Task[Any]] = ()
 
     async def start(self) -> None:
-        """Spawn kopf's tasks. They take over SIGTERM and SIGINT: set your own handlers afterwards."""
+        """Spawn kopf's tasks. They take over SIGTERM and SIGINT: set your own handlers afterwards.
+
+        The identity is for peering, which is off; without one kopf asks for the name of the user, and uid 10001 of a pod has none.
+        """
+        identity: Any = "continual-operator"
         self._tasks = await kopf.spawn_tasks(
             registry=self._registry,
             standalone=True,
+            identity=identity,
             clusterwide=not self._namespaces,
             namespaces=self._namespaces,
             liveness_endpoint=self._liveness or None,
