@@ -1,0 +1,120 @@
+/* What the pages do beyond links, forms and htmx: relative times, a question before a verb that cuts, files by drop, paste and pen,
+   and one key per class in the label queue. Without this file every page still works. */
+"use strict";
+
+(() => {
+  const SPANS = [[60, 1, "s"], [3600, 60, "min"], [172800, 3600, "h"], [Infinity, 86400, "d"]];
+
+  function ago(seconds) {
+    const ahead = seconds < -1;
+    const length = Math.abs(seconds);
+    if (length < 2) return "now";
+    const [, unit, name] = SPANS.find(([limit]) => length < limit);
+    const text = `${Math.floor(length / unit)} ${name}`;
+    return ahead ? `in ${text}` : `${text} ago`;
+  }
+
+  function tellTimes() {
+    for (const element of document.querySelectorAll("time[datetime]")) {
+      const then = new Date(element.dateTime);
+      if (Number.isNaN(then.valueOf())) continue;
+      const text = ago((Date.now() - then) / 1000);
+      if (element.textContent !== text) element.textContent = text;
+      if (!element.title) element.title = then.toLocaleString();
+    }
+  }
+
+  // A form with data-confirm is sent after a person has said yes.
+  document.addEventListener("submit", (event) => {
+    const form = event.target;
+    const question = form.dataset.confirm;
+    if (!question || form.dataset.sure) return;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    const dialog = document.getElementById("confirm");
+    document.getElementById("confirm-text").textContent = question;
+    dialog.returnValue = "no";
+    dialog.showModal();
+    dialog.onclose = () => {
+      if (dialog.returnValue !== "yes") return;
+      // a fresh fragment may have replaced the form meanwhile
+      const live = form.isConnected ? form : document.getElementById(form.querySelector("button").id)?.form;
+      if (!live) return;
+      live.dataset.sure = "1";
+      live.requestSubmit();
+    };
+  }, true);
+
+  // Images by drop and paste land in the form's own file input.
+  function put(input, files) {
+    const transfer = new DataTransfer();
+    for (const file of files) transfer.items.add(file);
+    if (!transfer.files.length) return;
+    input.files = transfer.files;
+    input.dispatchEvent(new Event("change", { bubbles: true }));
+  }
+
+  for (const zone of document.querySelectorAll(".drop")) {
+    const input = zone.querySelector("input[type=file]");
+    zone.addEventListener("dragover", (event) => { event.preventDefault(); zone.classList.add("over"); });
+    zone.addEventListener("dragleave", () => zone.classList.remove("over"));
+    zone.addEventListener("drop", (event) => {
+      event.preventDefault();
+      zone.classList.remove("over");
+      put(input, event.dataTransfer.files);
+    });
+    if (zone.dataset.paste !== undefined) {
+      document.addEventListener("paste", (event) => {
+        const images = [...(event.clipboardData?.files ?? [])].filter((file) => file.type.startsWith("image/"));
+        if (images.length) put(input, images.slice(0, 1));
+      });
+    }
+    if (zone.dataset.submit !== undefined) input.addEventListener("change", () => input.form.requestSubmit());
+  }
+
+  // A pen for models that read one stroke colour: white on black, as the data sets have it.
+  for (const canvas of document.querySelectorAll("canvas.sketch")) {
+    const pen = canvas.getContext("2d");
+    const clear = () => { pen.fillStyle = "#000"; pen.fillRect(0, 0, canvas.width, canvas.height); };
+    let last = null;
+    clear();
+    pen.lineWidth = canvas.width / 12;
+    pen.lineCap = pen.lineJoin = "round";
+    pen.strokeStyle = "#fff";
+    const at = (event) => {
+      const box = canvas.getBoundingClientRect();
+      return [(event.clientX - box.left) * canvas.width / box.width, (event.clientY - box.top) * canvas.height / box.height];
+    };
+    const stroke = (event) => {
+      if (!last) return;
+      const here = at(event);
+      pen.beginPath();
+      pen.moveTo(...last);
+      pen.lineTo(...here);
+      pen.stroke();
+      last = here;
+    };
+    canvas.addEventListener("pointerdown", (event) => { canvas.setPointerCapture(event.pointerId); last = at(event); stroke(event); });
+    canvas.addEventListener("pointermove", stroke);
+    canvas.addEventListener("pointerup", () => { last = null; });
+    document.getElementById("sketch-clear").addEventListener("click", clear);
+    document.getElementById("sketch-send").addEventListener("click", () => {
+      canvas.toBlob((blob) => put(document.getElementById("image"), [new File([blob], "drawing.png", { type: "image/png" })]), "image/png");
+    });
+  }
+  for (const element of document.querySelectorAll("[data-needs-script]")) element.hidden = false;
+
+  // One key per class; a queue fragment names its keys in data-key.
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, dialog[open]")) return;
+    const button = document.querySelector(`[data-key="${CSS.escape(event.key.toLowerCase())}"]`);
+    if (!button || button.disabled) return;
+    event.preventDefault();
+    button.click();
+  });
+
+  tellTimes();
+  setInterval(tellTimes, 1000);
+  document.addEventListener("htmx:afterSettle", tellTimes);
+  document.addEventListener("htmx:oobAfterSwap", tellTimes);
+})();
