@@ -99,7 +99,8 @@ async def _configure(settings: kopf.OperatorSettings, **_: Any) -> None:
     settings.networking.request_timeout = 30
     for kind in CHILDREN:
         settings.watching.label_selectors[kind.plural] = labels.MODEL
-    logging.getLogger("kopf.objects").setLevel(logging.WARNING)
+    for chatty in ("kopf.objects", "kopf.activities", "aiohttp.access"):  # of every event, and of every probe
+        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def proven_fresh(age_seconds: float) -> float:
