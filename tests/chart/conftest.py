@@ -9,7 +9,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 sys.path.insert(0, str(HERE.parent / "cluster"))
 
-from fixtures import conformance_tier  # noqa: E402 -- the path is set above
+from chart_worlds import conformance_tier  # noqa: E402 -- the path is set above
 
 minio_binary = conformance_tier.minio_binary
 minio_server = conformance_tier.minio_server

@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 import redis
-from charts import COMPONENTS, PASSWORDS, users_acl
+from chart_rendering import PASSWORDS, users_acl
+from chart_worlds import inference_tier
 from continual_clients.environment import WorkerEnvironment
 from continual_clients.objectstore import FileStore
 from continual_clients.redis import check, connect_url, ensure_functions
@@ -31,7 +32,6 @@ from continual_contract.functions import (
     parse_enqueue,
     parse_survey,
     replay_call,
-    route_call,
     survey_call,
     wipe_call,
 )
@@ -43,7 +43,6 @@ from continual_operator.sweeper import sweep
 from continual_workers.evaluation.process import Evaluator
 from continual_workers.streaming.reaper import ReapOptions, reap_once
 from continual_workers.training import __main__ as training
-from fixtures import inference_tier
 
 KEYS = ModelKeys("default", "digits")
 ADMIN_PASSWORD = "admin-of-the-test"

@@ -57,9 +57,7 @@ def one(manifests: list[Manifest], kind: str, name: str, namespace: str | None =
     found = [
         m
         for m in manifests
-        if m["kind"] == kind
-        and m["metadata"]["name"] == name
-        and namespace in {None, m["metadata"].get("namespace")}
+        if m["kind"] == kind and m["metadata"]["name"] == name and namespace in {None, m["metadata"].get("namespace")}
     ]
     assert len(found) == 1, f"{len(found)} of {kind}/{name}"
     return found[0]
@@ -95,7 +93,9 @@ def default_render() -> list[Manifest]:
 
 
 PASSWORDS = {component: f"password-of-{component}" for component in COMPONENTS}
-WITH_PASSWORDS: Values = {"redis": {"users": {component: {"password": PASSWORDS[component]} for component in COMPONENTS}}}
+WITH_PASSWORDS: Values = {
+    "redis": {"users": {component: {"password": PASSWORDS[component]} for component in COMPONENTS}}
+}
 
 
 def users_acl(values: Values | None = None) -> str:
