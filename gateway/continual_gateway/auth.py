@@ -182,5 +182,5 @@ def cookie_of(header: str, name: str) -> str:
     for part in header.split(";"):
         key, _, value = part.strip().partition("=")
         if key == name:
-            return value
+            return value.strip('"')  # http.cookies quotes a value that holds "="
     return ""
