@@ -7,7 +7,7 @@ A test runs every component under its user, and tries what each must not do.
 {{- define "continual.redis.rules" -}}
 {{- $rules := dict
   "operator" (list "resetchannels -@all +ping +select +client|id +time +info +scan +function|list +function|load"
-    "~ctm-installation:* +hset +hgetall +hdel"
+    "~ctm-installation:* +hset +hgetall +hdel +hexists"
     "(-@all %R~ctm:{*}:* +get +hget +hgetall +exists +xrange +xpending +xinfo|stream +xinfo|groups)"
     "(-@all ~ctm:{*}:routing ~ctm:{*}:config +set)"
     "(-@all ~ctm:{*}:serve +hset)"
