@@ -27,6 +27,7 @@ TOKENS = {
     "scheduler": "system:kube-scheduler",
     "proxy": "system:kube-proxy",
     "dns": "continual:dns",
+    "policies": "continual:policies",
 }
 """Who talks to the API server beside the controllers: each as itself, with the rights Kubernetes gives it."""
 
@@ -123,18 +124,26 @@ def corefile(folders: Folders) -> str:
 """
 
 
-def dns_role() -> list[dict[str, Any]]:
-    """What the name server may see."""
-    rules = [
-        {"apiGroups": [""], "resources": ["services", "namespaces", "pods"], "verbs": ["list", "watch"]},
-        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]},
+def roles() -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """What the name server and the enforcer of policies may see: (role, binding)."""
+    watch = {"verbs": ["list", "watch"]}
+    dns = [
+        {"apiGroups": [""], "resources": ["services", "namespaces", "pods"], **watch},
+        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], **watch},
     ]
-    binding = {
-        "metadata": {"name": "continual-dns"},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "continual-dns"},
-        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": TOKENS["dns"]}],
-    }
-    return [{"metadata": {"name": "continual-dns"}, "rules": rules}, binding]
+    policies = [
+        {"apiGroups": [""], "resources": ["namespaces", "pods"], **watch},
+        {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], **watch},
+    ]
+    return [role("dns", dns), role("policies", policies)]
+
+
+def role(who: str, rules: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A ClusterRole and its binding to the user of that name."""
+    group, name = "rbac.authorization.k8s.io", {"name": f"continual-{who}"}
+    subjects = [{"apiGroup": group, "kind": "User", "name": TOKENS[who]}]
+    binding = {"metadata": name, "roleRef": {"apiGroup": group, "kind": "ClusterRole", **name}, "subjects": subjects}
+    return {"metadata": name, "rules": rules}, binding
 
 
 def storage_class() -> dict[str, Any]:

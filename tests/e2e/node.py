@@ -56,13 +56,22 @@ def require_programs() -> None:
         raise StartError(f"{', '.join(missing) or 'CNI plugins'} missing; run `hack/setup e2e`")
 
 
+class NodePlane(ControlPlane):
+    """On the port that network policies expect, of an address that nobody else has."""
+
+    def _start_apiserver(self, attempts: int) -> None:
+        self.port = 6443
+        self._run("kube-apiserver", *self._apiserver_flags())
+        self._wait("kube-apiserver", self._is_ready)
+
+
 @dataclass
 class Node:
     """One node and its control plane; `state` and `store` are made if they are not there."""
 
     state: Path = CACHE / "e2e" / "run"
     store: Path = CACHE / "e2e" / "store"
-    plane: ControlPlane = field(init=False)
+    plane: NodePlane = field(init=False)
     _lock: IO[str] | None = None
     _inside: subprocess.Popen[str] | None = None
 
@@ -71,7 +80,7 @@ class Node:
         users = tuple(f'{token_of(who)},{name},{who},"system:nodes"' if who == "node" else f"{token_of(who)},{name},{who}"
                       for who, name in configs.TOKENS.items())  # fmt: skip
         certificate = self.state / "kubelet-client"
-        self.plane = ControlPlane(
+        self.plane = NodePlane(
             folder=self.state / "plane", address=configs.HOST, users=users,
             apiserver_flags=(
                 f"--advertise-address={configs.HOST}", "--endpoint-reconciler-type=lease",
@@ -209,6 +218,13 @@ class Node:
             "kubelet", f"--config={state / 'kubelet.yaml'}", config.format(self.folders.kubeconfig("node")),
             f"--root-dir={state / 'kubelet'}", f"--node-ip={configs.NODE}", f"--hostname-override={configs.NODE_NAME}",
         )  # fmt: skip
+        enforcer = [
+            sys.executable,
+            "-I",
+            str(Path(__file__).with_name("policies.py")),
+            str(self.folders.kubeconfig("policies")),
+        ]
+        self._tell(name="policies", command=[*enforcer, configs.NODE, configs.HOST])
         self._wait("kubelet", lambda: is_ready(plane.get(f"/api/v1/nodes/{configs.NODE_NAME}")))
         self._wait("coredns", lambda: answers(f"http://{configs.NODE}:8181/ready"))
         self._wait("kube-proxy", lambda: answers(f"http://{configs.NODE}:10256/healthz"))
@@ -234,9 +250,9 @@ class Node:
         """Who may talk to the API server, and volumes to claim."""
         for who in configs.TOKENS:
             self.plane.write_kubeconfig(self.folders.kubeconfig(who), token_of(who))
-        role, binding = configs.dns_role()
+        roles, bindings = zip(*configs.roles(), strict=True)
         wanted = {
-            f"{RBAC}/clusterroles": [role], f"{RBAC}/clusterrolebindings": [binding],
+            f"{RBAC}/clusterroles": roles, f"{RBAC}/clusterrolebindings": bindings,
             "/apis/storage.k8s.io/v1/storageclasses": [configs.storage_class()],
             "/api/v1/persistentvolumes": [configs.volume(n, self.state / f"volumes/{n}") for n in range(VOLUMES)],
         }  # fmt: skip
