@@ -5,7 +5,7 @@ STAMP := .venv/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup redis web chromium screenshots tools demo test test-long control-plane lint format lock reference bench bench-quick bench-gate clean
+.PHONY: help setup redis web chromium screenshots tools demo test test-long control-plane lint format lock reference chart bench bench-quick bench-gate clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,10 @@ e2e-node: setup ## A real one-node cluster with containers on this machine, unti
 
 reference: $(STAMP) ## Write docs/resource.md from the CRD
 	@$(PY) hack/reference.py > docs/resource.md
+
+chart: $(STAMP) ## Write what the chart holds of others anew: its copy of the CRD, and its README from its values
+	@cp crds/continualmodels.yaml charts/continual/files/continualmodels.yaml
+	@"$$($(PY) hack/tools/build.py helm-docs)" --log-level warning --chart-search-root charts --sort-values-order file
 
 lint: $(STAMP) ## ruff, mypy strict, import contracts, function lengths
 	@.venv/bin/ruff format --check .
