@@ -9,11 +9,15 @@ from contextlib import asynccontextmanager
 
 from fastapi import Request
 
+from continual_gateway.answers import Answers
 from continual_gateway.auth import Authenticator
+from continual_gateway.decoding import Decoder
 from continual_gateway.deps import GatewayDeps
 from continual_gateway.metrics import Metrics
-from continual_gateway.models import Models
+from continual_gateway.models import ModelFacts, Models
+from continual_gateway.resources import ModelRef
 from continual_gateway.settings import GatewaySettings
+from continual_gateway.wire import Wire, address_of
 
 
 class Gateway:
@@ -24,6 +28,11 @@ class Gateway:
         self.metrics = Metrics()
         self.auth = Authenticator(deps.settings, deps.clock)
         self.models = Models(deps.resources, deps.clock)
+        self.decoder = Decoder(self.metrics)
+        settings = deps.settings
+        self._address = address_of(settings.redis_url, settings.redis_username, settings.redis_password_file)
+        self._sender = Wire(self._address)
+        self._answers: dict[ModelRef, Answers] = {}
 
     @property
     def settings(self) -> GatewaySettings:
@@ -36,11 +45,26 @@ class Gateway:
         try:
             yield
         finally:
+            await self._close()
             for task in tasks:
                 task.cancel()
             for task in tasks:
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
+
+    def answers(self, facts: ModelFacts) -> Answers:
+        """The questions and answers of one model."""
+        found = self._answers.get(facts.ref)
+        if found is None:
+            found = self._answers[facts.ref] = Answers(facts.keys, self._address, self._sender, self.settings.limits)
+            self.metrics.waiting.labels(facts.ref.qualified).set_function(lambda: float(found.waiting))
+        return found
+
+    async def _close(self) -> None:
+        for answers in self._answers.values():
+            await answers.close()
+        self._sender.close()
+        await self.decoder.close()
 
     def observe(self, route: str, method: str, status: int, seconds: float) -> None:
         self.metrics.requests.labels(route, method, f"{status // 100}xx").inc()

@@ -47,6 +47,10 @@ class ModelFacts:
     """Version that serves; empty before the first."""
     versions: tuple[str, ...]
     """All that the status knows, oldest first."""
+    serving: tuple[str, ...]
+    """Versions that have workers: stable, canary, the warm one."""
+    owners: tuple[str, ...]
+    """Versions that own a share of the stream."""
 
     @property
     def name(self) -> str:
@@ -72,8 +76,20 @@ def facts_of(document: Document) -> ModelFacts:
         corrections=dig(document, "spec.retraining.instantCorrections", "Candidate"),
         suspended=bool(dig(document, "spec.suspend", default=False)),
         stable=str(dig(document, "status.stable.version", "")),
+        serving=_serving(document),
+        owners=_owners(document),
         versions=tuple(dict.fromkeys([*listed, *(str(version) for version in roles if version)])),
     )
+
+
+def _serving(document: Document) -> tuple[str, ...]:
+    paths = ("status.stable.version", "status.canary.version", "status.probation.previous")
+    return tuple(str(version) for path in paths if (version := dig(document, path)))
+
+
+def _owners(document: Document) -> tuple[str, ...]:
+    canary = dig(document, "status.canary.version") if dig(document, "status.canary.weight", 0) else None
+    return tuple(str(version) for version in (dig(document, "status.stable.version"), canary) if version)
 
 
 class Models:

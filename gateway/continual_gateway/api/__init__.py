@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from continual_gateway.api import health, sessions
+from continual_gateway.api import health, inference, sessions
 
 
 def routers() -> tuple[APIRouter, ...]:
     """In the order in which paths are tried: the busiest first."""
-    return (health.router, sessions.router)
+    return (inference.router, health.router, sessions.router)
