@@ -30,7 +30,9 @@ MAX_HISTORY_BYTES = 1 << 20
 MANIFESTS_KEPT = 500
 MANIFESTS_SHOWN = 20
 """So many newest versions are described by their manifests."""
-REDIS_AWAY = "Redis does not answer: live numbers are missing. They come back by themselves; `continual doctor` looks closer."
+REDIS_AWAY = (
+    "Redis does not answer: live numbers are missing. They come back by themselves; `continual doctor` looks closer."
+)
 STORE_AWAY = "The object store does not answer: holdout scores and training curves are missing."
 
 

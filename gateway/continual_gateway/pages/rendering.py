@@ -118,7 +118,9 @@ class PageRoute(APIRoute):
                 return error_page(request, error)
             except RequestValidationError as error:
                 first = error.errors()[0]
-                return error_page(request, UsageError(str(first["msg"]), field=str(first["loc"][-1]), remedy="go back and correct it"))
+                return error_page(
+                    request, UsageError(str(first["msg"]), field=str(first["loc"][-1]), remedy="go back and correct it")
+                )
 
         return handle
 

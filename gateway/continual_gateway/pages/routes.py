@@ -104,7 +104,9 @@ async def model_charts(
 async def decision_page(request: Request, _: Viewer, model: str, sequence: int) -> Response:
     snapshot = await snapshot_of(request, model)
     entry = await reading_of(request).decision(snapshot.ref, sequence, snapshot.status("outbox", []))
-    shown = [(text.words(name.replace("_", " ").capitalize()), value) for name, value in entry.items() if _is_plain(value)]
+    shown = [
+        (text.words(name.replace("_", " ").capitalize()), value) for name, value in entry.items() if _is_plain(value)
+    ]
     judged = json.dumps(entry["facts"], indent=2, ensure_ascii=False) if entry.get("facts") else ""
     return render(
         request, "decision.html", page="Overview", model=head(snapshot), entry=entry, facts=shown, judged=judged

@@ -101,16 +101,16 @@
       }
     });
     const axis = { stroke: css("--soft"), grid: { stroke: css("--line"), width: 1 }, ticks: { stroke: css("--line"), width: 1, size: 4 }, font: `11px ${css("--font")}` };
-    const axes = [{ ...axis, space: 70 }, { ...axis, size: 44, space: 30 }];
-    const scales = { x: { time: !chart.x }, y: { range: range(chart, key) } };
+    const axes = [{ ...axis, space: 70, size: 26 }, { ...axis, size: 44, space: 26 }];
+    const scales = { x: { time: !chart.x }, y: chart.log ? { distr: 3, log: 10, range: (u, low, high) => [1, Math.max(high ?? 1, ...(chart.lines ?? []).map((line) => line.value)) * 2] } : { range: range(chart, key) } };
     if (chart.series.some((one) => one.scale === "loss")) {
       scales.loss = { range: (u, low, high) => [0, (high ?? 1) * 1.1] };
       axes.push({ ...axis, scale: "loss", side: 1, size: 40, grid: { show: false } });
     }
     if (!chart.x) axes[0].values = [[3600 * 24, "{D}.{M}.", null, null, null, null, null, null, 1], [60, "{HH}:{mm}", null, null, null, null, null, null, 1], [1, "{HH}:{mm}:{ss}", null, null, null, null, null, null, 1]];
     const box = figure.querySelector(".plot");
-    const legend = 24;
-    return { width: box.clientWidth, height: box.clientHeight - legend, series, bands, axes, scales, padding: [6, 8, 0, 0], cursor: { y: false, points: { size: 6 }, drag: { x: true, y: false } }, legend: { live: true }, hooks: { drawClear: [underlay(chart)] } };
+    const legend = chart.series.length > 1 || key === "accuracy" ? 26 : 0;
+    return { width: box.clientWidth, height: box.clientHeight - legend, series, bands, axes, scales, padding: [6, 8, 0, 0], cursor: { y: false, points: { size: 6 }, drag: { x: true, y: false } }, legend: { show: legend > 0, live: true }, hooks: { drawClear: [underlay(chart)] } };
   }
 
   function shape(chart) {

@@ -19,10 +19,11 @@ from continual_gateway.views.snapshot import Snapshot
 ACCURACY_LABELS = 100
 """How many labels one point of the accuracy curve looks back on."""
 MAX_POINTS = 600
-BAND_STARTS = {"Shadow": "shadow", "Step": "canary", "Promote": "probation"}
-BAND_ENDS = frozenset({"Rollback", "Reject", "ProbationPassed", "Supersede", "Retire"})
+BAND_STARTS = {"Shadow": "shadow", "Canary": "canary", "Step": "canary", "Probation": "probation"}
+BAND_ENDS = frozenset({"Rollback", "Reject", "Pass", "Restore", "Supersede"})
 MARKS = {
-    "Promote": "good", "Rollback": "bad", "Reject": "bad", "ProbationPassed": "good", "Train": "busy", "Force": "warn",
+    "Promote": "good", "Probation": "good", "Restore": "warn", "Rollback": "bad", "Reject": "bad", "DriftAlarm": "bad",
+    "Train": "busy", "Force": "warn",
 }  # fmt: skip
 
 Chart = dict[str, Any]
@@ -107,18 +108,12 @@ def _evidence(points: Sequence[HistoryPoint], snapshot: Snapshot) -> Chart:
 
 
 def _drift(points: Sequence[HistoryPoint]) -> Chart:
-    values = [
-        None if point.drift_statistic is None or point.drift_threshold <= 0
-        else round(max(0.0, point.drift_statistic) / point.drift_threshold * 100, 1)
-        for point in points
-    ]  # fmt: skip
+    """The detector's statistic, which raises the alarm where it reaches `falseAlarmEvery`; on a logarithmic scale."""
+    values = [None if p.drift_statistic is None else round(max(1.0, math.exp(p.drift_statistic)), 1) for p in points]
     series = [{"label": "evidence of drift", "values": values}] if any(v is not None for v in values) else []
-    return {
-        "times": _times(points),
-        "series": series,
-        "unit": "% of the alarm",
-        "lines": [{"label": "alarm", "value": 100}],
-    }
+    alarm = next((p.drift_threshold for p in reversed(points) if p.drift_threshold > 0), 0.0)
+    lines = [{"label": "alarm", "value": round(math.exp(alarm))}] if alarm else []
+    return {"times": _times(points), "series": series, "unit": "", "lines": lines, "log": True}
 
 
 def _lag(points: Sequence[HistoryPoint]) -> Chart:

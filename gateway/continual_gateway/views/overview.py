@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from continual_gateway.views.text import Tone
 SPARK_WIDTH, SPARK_HEIGHT = 120, 28
 RATE_WINDOW_MS = 60_000
 STALE_REPORT_MS = 60_000
+RISING = 0.85
+"""Share of the way to a drift alarm, in logarithms, from which on it is worth a look: noise alone reaches two thirds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,9 +299,10 @@ def _figure_drift(snapshot: Snapshot) -> Figure:
     if not drift.armed:
         return Figure("Drift", "learning", note=f"{drift.labels} of 300 labels of {drift.version}", tone="busy")
     share = max(0.0, drift.log_statistic) / drift.log_threshold if drift.log_threshold > 0 else 0.0
-    flagged = bool(snapshot.report and snapshot.report.signals.flagged)
-    note = "inputs look different" if flagged else "of the way to an alarm"
-    return Figure("Drift", f"{min(share, 1) * 100:.0f}", "%", note, "warn" if flagged or share > 0.7 else "good")
+    if snapshot.report and snapshot.report.signals.flagged:
+        return Figure("Drift", "inputs differ", note="labels will tell whether it costs accuracy", tone="warn")
+    note = f"evidence {math.exp(max(0.0, drift.log_statistic)):.0f} of {math.exp(drift.log_threshold):.0f}"
+    return Figure("Drift", "rising" if share > RISING else "none", note=note, tone="warn" if share > RISING else "good")
 
 
 def _figure_training(snapshot: Snapshot) -> Figure:

@@ -116,8 +116,9 @@ class DecisionRow:
 
 
 ACTION_TONES: Mapping[str, Tone] = {
-    "Promote": "good", "ProbationPassed": "good", "Accept": "good", "Rollback": "bad", "Reject": "bad", "TrainingFailed": "bad",
-    "Ignored": "warn", "Force": "warn", "Shadow": "busy", "Step": "busy", "Train": "busy",
+    "Promote": "good", "Probation": "good", "Pass": "good", "Accept": "good", "Approve": "good", "Rollback": "bad",
+    "Reject": "bad", "TrainingFailed": "bad", "DriftAlarm": "bad", "Ignored": "warn", "Force": "warn", "Pin": "warn",
+    "Restore": "warn", "Shadow": "busy", "Canary": "busy", "Step": "busy", "Train": "busy",
 }  # fmt: skip
 
 
@@ -165,6 +166,8 @@ def conditions(snapshot: Snapshot) -> tuple[ConditionRow, ...]:
 
 def _condition_tone(condition: Mapping[str, Any]) -> Tone:
     kind, status = condition.get("type"), condition.get("status")
+    if kind == "Training" and condition.get("reason") != "TooManyFailures":
+        return "busy" if status == "True" else "idle"
     if status == "Unknown" or condition.get("reason") in {"Idle", "NoCanary"}:
         return "idle"
     return "good" if (status == "True") != (kind in GOOD_WHEN_FALSE) else "warn"
