@@ -59,8 +59,16 @@ class ModelKeys:
 
     @property
     def corrections(self) -> str:
-        """Capped stream of what people corrected through the gateway: fields `r by was c v t image`."""
+        """Sorted set of request ids that people corrected through the gateway, scored by time; the newest few hundred."""
         return self.prefix + "corrections"
+
+    def correction(self, request_id: str) -> str:
+        """Hash of one such correction: what was said, what it is, the image, and the Job that learned it."""
+        return f"{self.prefix}correction:{request_id}"
+
+    def claim(self, request_id: str) -> str:
+        """Who looks at a request of the label queue at the moment (TTL)."""
+        return f"{self.prefix}claim:{request_id}"
 
     @property
     def ingested(self) -> str:
