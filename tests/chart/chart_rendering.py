@@ -49,8 +49,17 @@ def template(
 
 
 def render(values: Values | None = None, **options: Any) -> list[Manifest]:
-    """What `helm template` prints, as objects."""
-    return [document for document in yaml.safe_load_all(template(values, **options)) if document]
+    """What `helm template` prints, as objects. Rendered once per set of values: generated secrets stay the same within a test run."""
+    manifests: list[Manifest] = json.loads(
+        _rendered(json.dumps(values or {}, sort_keys=True), tuple(sorted(options.items())))
+    )
+    return manifests
+
+
+@cache
+def _rendered(values: str, options: tuple[tuple[str, Any], ...]) -> str:
+    documents = yaml.load_all(template(json.loads(values), **dict(options)), Loader=yaml.CSafeLoader)
+    return json.dumps([document for document in documents if document])
 
 
 def one(manifests: list[Manifest], kind: str, name: str, namespace: str | None = None) -> Manifest:
@@ -84,12 +93,6 @@ def pod_specs(manifests: list[Manifest]) -> dict[str, Manifest]:
 
 def env_of(container: Manifest) -> dict[str, str]:
     return {entry["name"]: entry.get("value", "") for entry in container["env"]}
-
-
-@cache
-def default_render() -> list[Manifest]:
-    """The chart without any value, rendered once."""
-    return render()
 
 
 PASSWORDS = {component: f"password-of-{component}" for component in COMPONENTS}

@@ -17,7 +17,6 @@ from chart_rendering import (
     WORKERS,
     HelmError,
     Manifest,
-    default_render,
     env_of,
     helm,
     of_kind,
@@ -98,7 +97,7 @@ def test_both_helms_render_the_same(case: str) -> None:
 def test_the_chart_carries_the_crd_of_the_repository() -> None:
     """A copy, because a chart cannot reach out of its folder; helm adds labels and the annotation that keeps it."""
     assert (CHART / "files/continualmodels.yaml").read_text() == CRD.read_text(), "run `make chart`"
-    rendered = one(default_render(), "CustomResourceDefinition", "continualmodels.continual.dev")
+    rendered = one(render(), "CustomResourceDefinition", "continualmodels.continual.dev")
     wanted = yaml.safe_load(CRD.read_text())
     assert rendered["spec"] == wanted["spec"]
     assert rendered["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
@@ -219,7 +218,7 @@ MOUNTS = {
 
 def test_each_pod_mounts_its_own_secrets_and_no_other() -> None:
     """Nor takes one from the environment, where a crash report would print it."""
-    pods = pod_specs(default_render())
+    pods = pod_specs(render())
     assert {name: mounted_secrets(pod) for name, pod in pods.items()} == MOUNTS
     for name, pod in pods.items():
         for container in pod["containers"]:
