@@ -116,7 +116,16 @@ class RedisServer:
 @pytest.fixture
 def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
     """A fresh redis-server without functions; call `load_functions()` where they are wanted."""
-    folder = tmp_path / "redis"
+    yield from _running(tmp_path / "redis")
+
+
+@pytest.fixture(scope="module")
+def redis_of_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """The same for all tests of a module."""
+    yield from _running(tmp_path_factory.mktemp("module") / "redis")
+
+
+def _running(folder: Path) -> Iterator[RedisServer]:
     folder.mkdir()
     server = RedisServer(folder)
     try:

@@ -119,7 +119,7 @@ class ControlPlane:
         self._run("etcd", *self._etcd_flags())
         self._wait("etcd", (self.folder / "etcd.sock").exists)
         self._start_apiserver(attempts=3)
-        self._pool = urllib3.PoolManager(ca_certs=str(self.ca), timeout=30, retries=False)
+        self._pool = urllib3.PoolManager(ca_certs=str(self.ca), timeout=30, retries=False, maxsize=16)
         self.write_kubeconfig(self.kubeconfig, ADMIN)
         return self
 
@@ -256,9 +256,10 @@ class ControlPlane:
             assert time.monotonic() < deadline, self.get(f"{CRDS}/{answer.body['metadata']['name']}").body["status"]
             time.sleep(0.05)
 
-    def write_kubeconfig(self, path: Path, token: str) -> None:
-        """For whoever holds `token`: the admin, or a service account."""
-        cluster = {"server": self.url, "certificate-authority": str(self.ca)}
+    def write_kubeconfig(self, path: Path, token: str, proxy: str = "") -> None:
+        """For whoever holds `token`: the admin, or a service account; `proxy` is the address of one that stands before the server."""
+        direct = {"server": self.url, "certificate-authority": str(self.ca)}
+        cluster = {"server": proxy} if proxy else direct
         config = {
             "apiVersion": "v1", "kind": "Config", "current-context": "tests",
             "clusters": [{"name": "tests", "cluster": cluster}],

@@ -109,6 +109,7 @@ class OperatorProcess:
         images = {f"CONTINUAL_{part}_IMAGE": "continual-test" for part in ("INFERENCE", "EVALUATOR", "TRAINER")}
         environment = {
             "PATH": os.environ["PATH"],
+            "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
             "KUBECONFIG": str(kubeconfig),
             "CONTINUAL_OPERATOR_NAMESPACE": namespace,
             "CONTINUAL_INSTALLATION": namespace,

@@ -1,252 +1,169 @@
-"""O1 on a real API server: the operator dies before or after each of its writes, the next one ends where an undisturbed one ends.
+"""O1 and O3: the operator process is killed before and after each call that changes something, and the story ends as an undisturbed one.
 
-Create, train, cancel, train again, delete: every write of the operator's account is a point. A killed operator makes no further call; its
-successor has an empty cache and a newer token.
+create, update, retrain, promote, rollback, delete: the calls to the API server and to Redis that carry the story are listed here by
+name, and the list is held complete against an undisturbed run. `kill -9` comes from the proxy that sees the call (`proxy.py`).
 """
 
 from __future__ import annotations
 
-import asyncio
-import secrets
-import time
-from collections import Counter
-from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from continual_clients.objectstore import open_store
-from continual_clients.redis import connect_async
-from continual_operator.cluster import Manifest, ModelRef
-from continual_operator.deps import Deps
-from continual_operator.kubernetes.api import EVENT, JOB, Api, Kind, configuration, connect
-from continual_operator.kubernetes.cluster import KubernetesCluster
-from continual_operator.kubernetes.handlers import Watches
-from continual_operator.kubernetes.sweeping import sweep_after_deletions
-from continual_operator.loop import run_operator
-from continual_operator.settings import ComponentSettings, OperatorSettings
-from control_plane import MODELS, ControlPlane
-from operators import ACCOUNT, digits, farewells, operator_account
+from control_plane import ControlPlane
+from proxy import Point
+from stories import CHAPTERS, End, Story
 
-Point = tuple[int | str, str] | None
-"""Number or name of a write, and before or after."""
-WRITES = 7
-REFERENCE = {
-    "training": ("Running", ""),
-    "decisions": [("Train", "Bootstrap"), ("Cancel", "Cancelled"), ("Train", "Bootstrap")],
-    "conditions": {
-        "Ready": ("False", "NoVersionYet"),
-        "SpecValid": ("True", "AsExpected"),
-        "Serving": ("False", "NoVersionYet"),
-        "Training": ("True", "Bootstrap"),
-        "CanaryHealthy": ("Unknown", "NoCanary"),
-        "Degraded": ("False", "AsExpected"),
-        "DataLoss": ("Unknown", "NoLabels"),
-    },
-    "made": Counter({("patch", "deployments", "digits-evaluator"): 1, ("create", "jobs", "digits"): 1}),
-    "keys": [],
-}
-SETTLED_SECONDS = 0.8
-"""Longer than the operator sleeps between two looks."""
+CALLS = {
+    "create": (
+        "HSET", "apply deployments/digits-evaluator", "call configure", "status Train", "event Train", "create jobs",
+        "status Accept+Promote", "event Accept", "event Promote", "apply deployments/digits-v1",
+        "apply poddisruptionbudgets/digits-v1", "call route",
+    ),
+    "update": ("apply deployments/digits-v1", "call configure", "status"),
+    "retrain": (
+        "status Train", "event Train", "create jobs", "delete jobs/digits-train", "status Accept", "event Accept",
+        "apply deployments/digits-v2", "apply poddisruptionbudgets/digits-v2", "call route", "status Shadow", "event Shadow",
+        "call configure",
+    ),
+    "promote": (
+        "status Step", "event Step", "call route", "status Promote", "event Promote", "status Probation", "event Probation",
+        "call configure", "status Pass", "event Pass", "delete deployments/digits-v1",
+        "delete poddisruptionbudgets/digits-v1",
+    ),
+    "rollback": (
+        "status Train", "create jobs", "status Accept", "apply deployments/digits-v3", "status Shadow", "status Rollback",
+        "event Rollback", "call route", "call configure", "delete deployments/digits-v3",
+        "delete poddisruptionbudgets/digits-v3",
+    ),
+    "delete": ("UNLINK", "HDEL"),
+}  # fmt: skip
+POINTS: list[Point] = [
+    (chapter, call, moment) for chapter in CHAPTERS for call in CALLS[chapter] for moment in ("before", "after")
+]
+AT_ONCE = 4
+"""Stories at a time: they wait for controllers more than they compute."""
+SHORT: tuple[tuple[Point, ...], ...] = (
+    (
+        ("create", "status Train", "after"), ("create", "apply deployments/digits-v1", "before"),
+        ("retrain", "create jobs", "after"), ("promote", "call route", "before"), ("rollback", "status Rollback", "after"),
+        ("delete", "UNLINK", "after"),
+    ),
+    (
+        ("create", "create jobs", "before"), ("update", "apply deployments/digits-v1", "after"),
+        ("retrain", "status Accept", "before"), ("promote", "status Probation", "after"),
+        ("rollback", "delete deployments/digits-v3", "before"), ("delete", "HDEL", "before"),
+    ),
+)  # fmt: skip
+"""Two lives with six deaths each: every chapter, every kind of call, both moments."""
+MUTATIONS = str(Path(__file__).with_name("mutations.py"))
+MOVED: Point = ("retrain", "create jobs", "after")
+"""While the operator is away here, another shard of labels is closed."""
 
-
-class Mortal:
-    """An `Api` whose writes are counted; at the fatal one the process stands still for ever, before or after it."""
-
-    def __init__(self, api: Api, fatal: Point, *, twice: bool = False) -> None:
-        self._api, self._fatal, self._twice = api, fatal, twice
-        self.writes = 0
-        self.died = asyncio.Event()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._api, name)
-
-    def reborn(self) -> Mortal:
-        return Mortal(self._api, None, twice=self._twice)
-
-    async def create(self, kind: Kind, manifest: Manifest) -> Manifest:
-        if self._twice and kind is JOB:
-            metadata = {**manifest["metadata"], "name": f"{manifest['metadata']['name']}-{secrets.token_hex(2)}"}
-            manifest = {**manifest, "metadata": metadata}
-        return await self._write(f"create {kind.name}", lambda: self._api.create(kind, manifest))
-
-    async def apply(self, kind: Kind, manifest: Manifest) -> Manifest:
-        return await self._write(f"apply {kind.name}", lambda: self._api.apply(kind, manifest))
-
-    async def merge(self, kind: Kind, *arguments: Any) -> Manifest:
-        return await self._write(f"merge {kind.name}", lambda: self._api.merge(kind, *arguments))
-
-    async def delete(self, kind: Kind, *arguments: Any) -> None:
-        await self._write(f"delete {kind.name}", lambda: self._api.delete(kind, *arguments))
-
-    async def _write(self, what: str, call: Callable[[], Awaitable[Any]]) -> Any:
-        if what.endswith(EVENT.name):
-            return await call()  # told to people, and lost with the process
-        self.writes += 1
-        await self._perhaps_die(what, "before")
-        result = await call()
-        await self._perhaps_die(what, "after")
-        return result
-
-    async def _perhaps_die(self, what: str, moment: str) -> None:
-        if self.died.is_set() or self._fatal in {(self.writes, moment), (what, moment)}:
-            self.died.set()
-            await asyncio.Event().wait()
+Told = tuple[Story, End]
 
 
-class Blind(KubernetesCluster):
-    """An operator whose first look misses every Job: the worst a cache can do to it."""
+class Teller:
+    """Tells stories, a few at once."""
 
-    looked = False
+    def __init__(self, plane: ControlPlane, redis: Any, folder: Path) -> None:
+        self.plane, self.redis, self.folder = plane, redis, folder
 
-    async def children(self, ref: ModelRef) -> list[Manifest]:
-        seen = await super().children(ref)
-        first, self.looked = not self.looked, True
-        return [child for child in seen if not first or child["kind"] != JOB.name]
+    def told(self, plan: Iterable[Point]) -> Told:
+        story = Story(self.plane, self.redis, self.folder, plan)
+        return story, story.tell()
 
-
-class Story:
-    """One life of a model, with one operator or two in turn."""
-
-    def __init__(self, plane: ControlPlane, namespace: str, folder: Path, redis_url: str) -> None:
-        self.plane, self.namespace, self.redis_url = plane, namespace, redis_url
-        self.store = f"file://{folder / namespace}"
-        self.kubeconfig = operator_account(plane, namespace)
-        self.token = 0
-        self.path = f"{MODELS.format(namespace=namespace)}/digits"
-        self.account = f"system:serviceaccount:{namespace}:{ACCOUNT}"
-
-    async def tell(self, fatal: Point, *, twice: bool = False) -> dict[str, Any]:
-        """Returns the end state: what there is, and how often it was made and removed."""
-        found = await configuration({"KUBECONFIG": str(self.kubeconfig)})
-        async with connect(found) as api:
-            self.mortal = Mortal(api, fatal, twice=twice)
-            await self._start(found)
-            assert self.plane.apply(self.path, digits()).ok
-            await self._settle(found)
-            self._annotate("continual.dev/cancel-training-requested-at", "1")
-            await self._settle(found)
-            self._annotate("continual.dev/retrain-requested-at", "1")
-            await self._settle(found)
-            end = self._end_state()
-            assert self.plane.request("DELETE", self.path).ok
-            await self._settle(found)
-            end["keys"] = await self._keys()
-            await self._kill()
-        await farewells()
-        return end
-
-    async def _start(self, found: Any) -> None:
-        self.token += 1
-        self.before = asyncio.all_tasks()
-        cluster = Blind(self.mortal, (self.namespace,))  # type: ignore[arg-type]  # an Api that can die
-        watches = Watches(cluster, found, (self.namespace,))
-        await watches.start()
-        self.watches = watches
-        self.watching = asyncio.create_task(watches.run())
-        self.redis = connect_async(self.redis_url)
-        deps = Deps(cluster, self.redis, open_store(self.store), settings(self))
-        self.acting = [
-            asyncio.create_task(run_operator(cluster, deps, asyncio.Event())),
-            asyncio.create_task(sweep_after_deletions(cluster, deps)),
-        ]
-
-    async def _kill(self) -> None:
-        """Nothing of it runs on: no farewell, no last write."""
-        self.watches.stop()
-        await self.watching
-        rest = asyncio.all_tasks() - self.before
-        for task in rest:
-            task.cancel()
-        await asyncio.gather(*rest, return_exceptions=True)
-        await self.redis.aclose()
-
-    async def _settle(self, found: Any) -> None:
-        """Until nothing was written for a while; a dead operator is followed by another."""
-        quiet_since, seen, deadline = time.monotonic(), -1, time.monotonic() + 30
-        while time.monotonic() - quiet_since < SETTLED_SECONDS:
-            assert time.monotonic() < deadline, "it never settles"
-            if self.mortal.died.is_set():
-                await self._kill()
-                self.mortal = self.mortal.reborn()
-                await self._start(found)
-                seen = -1
-            if self.mortal.writes != seen:
-                quiet_since, seen = time.monotonic(), self.mortal.writes
-            await asyncio.sleep(0.02)
-
-    def _annotate(self, name: str, value: str) -> None:
-        assert self.plane.merge(self.path, {"metadata": {"annotations": {name: value}}}).ok
-
-    def _end_state(self) -> dict[str, Any]:
-        status = self.plane.get(self.path).body["status"]
-        made = Counter(
-            (event["verb"], event["objectRef"]["resource"], event["objectRef"]["name"].partition("-train-")[0])
-            for event in self.plane.mutations(self.account)
-            if event["objectRef"]["resource"] in {"jobs", "deployments"} and event["responseStatus"]["code"] < 300
-        )
-        return {
-            "training": (status["training"]["state"], status["training"]["reason"]),
-            "decisions": [(line["action"], line["reason"]) for line in status["decisions"]],
-            "conditions": {c["type"]: (c["status"], c["reason"]) for c in status["conditions"]},
-            "made": made,
-        }
-
-    async def _keys(self) -> list[bytes]:
-        deadline = time.monotonic() + 10
-        while keys := [key async for key in self.redis.scan_iter(match=f"*{self.namespace}*") if b"instal" not in key]:
-            if time.monotonic() > deadline:
-                break
-            await asyncio.sleep(0.1)
-        return keys
+    def told_in_a_moving_world(self, mutation: str) -> Told:
+        command = (MUTATIONS, mutation) if mutation else ("-m", "continual_operator")
+        story = Story(self.plane, self.redis, self.folder, [MOVED], command)
+        story.away = story.close_a_shard
+        return story, story.tell(("create", "retrain"))
 
 
-def settings(story: Story) -> OperatorSettings:
-    part = ComponentSettings(("true",), "continual-test")
-    look = timedelta(seconds=0.3)
-    return OperatorSettings(
-        story.token, story.redis_url, story.store, part, part, part, installation=story.namespace,
-        busy_interval=look, idle_interval=look, status_interval=look,
-    )  # fmt: skip
+@pytest.fixture(scope="module")
+def teller(nodes: ControlPlane, redis_of_module: Any, tmp_path_factory: pytest.TempPathFactory) -> Teller:
+    return Teller(nodes, redis_of_module, tmp_path_factory.mktemp("stories"))
 
 
-@pytest.fixture
-def tell(controllers: ControlPlane, redis_server: Any, tmp_path: Path) -> Callable[..., tuple[dict[str, Any], int]]:
-    """Tell the story with this crash; returns the end state and the number of writes."""
+@dataclass
+class Lives:
+    """What the short tests look at, told at the same time."""
 
-    def run(fatal: Point, *, twice: bool = False) -> tuple[dict[str, Any], int]:
-        namespace = f"crash-{secrets.token_hex(6)}"
-        assert controllers.create("/api/v1/namespaces", {"metadata": {"name": namespace}}).ok
-        story = Story(controllers, namespace, tmp_path, redis_server.url)
-        return asyncio.run(story.tell(fatal, twice=twice)), story.mortal.writes
-
-    return run
+    undisturbed: Told
+    killed: list[Told]
+    moved: Told
+    mutated: Told
 
 
-def test_a_crash_after_a_job_was_created_makes_no_second_one(tell: Any) -> None:
-    """The most dangerous point: it is in no cache yet, and the successor's first look misses it. Its name is the protection."""
-    end, _ = tell(("create Job", "after"))
-    assert end == REFERENCE
+@pytest.fixture(scope="module")
+def lives(teller: Teller) -> Lives:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        undisturbed, *killed = [pool.submit(teller.told, plan) for plan in ((), *SHORT)]
+        moved = pool.submit(teller.told_in_a_moving_world, "")
+        mutated = pool.submit(teller.told_in_a_moving_world, "acting_before_recording")
+        return Lives(undisturbed.result(), [life.result() for life in killed], moved.result(), mutated.result())
+
+
+def differences(wanted: End, found: End) -> dict[str, Any]:
+    """What ended elsewhere, was made or removed another number of times, or was left behind."""
+    here, there = wanted.state | dict(wanted.made), found.state | dict(found.made)
+    differs = {key: (here.get(key), there.get(key)) for key in here | there if here.get(key) != there.get(key)}
+    return differs | ({"left": found.left} if found.left else {})
+
+
+def test_every_call_of_the_story_is_a_point(lives: Lives) -> None:
+    """A call that the operator learns to make has to be listed: statuses that only bring numbers, and repeated words, are no points."""
+    story, end = lives.undisturbed
+    told = {(chapter, name) for chapter, name in story.gate.passed if not _only_informs(chapter, name)}
+    assert told == {(chapter, call) for chapter in CHAPTERS for call in CALLS[chapter]}
+    assert story.starts == 1
+    assert end.left == []
+
+
+def _only_informs(chapter: str, name: str) -> bool:
+    again = (
+        "event Train",
+        "event Accept",
+        "event Shadow",
+        "delete jobs/digits-train",
+        "apply poddisruptionbudgets/digits-v3",
+    )
+    return (name in {"status", "count"} and chapter != "update") or (chapter == "rollback" and name in again)
+
+
+def test_killed_twelve_times_in_two_lives_both_end_as_the_undisturbed_one(lives: Lives) -> None:
+    """Same status, ledger, routes and children; everything created and deleted as often; no key and no blob left."""
+    for story, found in lives.killed:
+        assert differences(lives.undisturbed[1], found) == {}
+        assert story.starts == 7
+    print(f"{sum(map(len, SHORT))} of {len(POINTS)} crash points: same end, same creates and deletes")
+
+
+def test_one_training_makes_one_job_although_the_world_moves_while_the_operator_is_away(lives: Lives) -> None:
+    """O3: what is learned was recorded before the Job was created, so new labels make no other Job of it."""
+    story, end = lives.moved
+    assert story.starts == 2
+    assert end.made["created", "jobs digits"] == 2  # the bootstrap and one retraining
+
+
+def test_acting_before_recording_would_make_two(lives: Lives) -> None:
+    """Mutation check: an operator that creates the Job first and records it afterwards learns twice."""
+    assert lives.mutated[1].made["created", "jobs digits"] == 3
 
 
 @pytest.mark.long
-def test_without_names_from_inputs_there_would_be_two(tell: Any) -> None:
-    """Mutation check: a Job named at random is created again by the successor."""
-    end, _ = tell(("create Job", "after"), twice=True)
-    assert end["made"]["create", "jobs", "digits"] > REFERENCE["made"]["create", "jobs", "digits"]
-
-
-@pytest.mark.long
-def test_an_undisturbed_story_ends_as_written_here_with_so_many_writes(tell: Any) -> None:
-    """The reference, and that every write of it is a crash point below."""
-    assert tell(None) == (REFERENCE, WRITES)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("moment", ["before", "after"])
-@pytest.mark.parametrize("number", range(1, WRITES + 1))
-def test_every_crash_ends_as_the_undisturbed_story(tell: Any, number: int, moment: str) -> None:
-    """Same training, decisions, conditions and ledger; every child made as often; no key left."""
-    end, _ = tell((number, moment))
-    assert end == REFERENCE
+def test_killed_once_at_each_point_every_story_ends_as_the_undisturbed_one(lives: Lives, teller: Teller) -> None:
+    """One life per point."""
+    assert len(POINTS) >= 40
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        killed = list(pool.map(lambda point: teller.told([point]), POINTS))
+    wanted = lives.undisturbed[1]
+    wrong = {
+        point: found for point, (_, end) in zip(POINTS, killed, strict=True) if (found := differences(wanted, end))
+    }
+    print(f"{len(POINTS)} crash points, {len(wrong)} ended elsewhere")
+    assert wrong == {}
+    assert {story.starts for story, _ in killed} == {2}
