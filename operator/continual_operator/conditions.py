@@ -17,13 +17,16 @@ from continual_operator import judges, labels, reasons
 from continual_operator.converge import desired_route
 from continual_operator.draft import Draft
 from continual_operator.judges import ScaleFacts, Verdict, judge_canary, judge_probation
+from continual_operator.observation import JobFacts
 from continual_operator.rollout import canary_facts, report_age
-from continual_operator.status import Accuracy, Block, Canary, Condition, Evidence, ProbationStatus, Status
+from continual_operator.status import Accuracy, Block, Canary, Condition, Evidence, ProbationStatus, Stable, Status
 
 BlockT = TypeVar("BlockT", bound=Block)
 State = Literal["True", "False", "Unknown"]
 Said = tuple[State, str, str]
 """status, reason, message"""
+RESET = "the routing table was gone: Redis lost its data; it is routed anew"
+RESET_SETTLES = timedelta(seconds=60)
 RESET_SHOWN = timedelta(hours=24)
 """How long a lost routing table is told of: it is there again within a second, and what waited in Redis is not."""
 
@@ -143,12 +146,12 @@ def conditions(draft: Draft, status: Status) -> tuple[Condition, ...]:
     said: dict[str, Said] = {
         "SpecValid": _spec_valid(draft, status),
         "Serving": _serving(draft, status),
-        "Training": _training(status),
+        "Training": _training(draft, status),
         "CanaryHealthy": _canary_healthy(status),
         "Degraded": _degraded(draft, status),
         "DataLoss": _data_loss(draft),
     }
-    ready = _ready(said)
+    ready = _ready(draft, said)
     return tuple(condition(draft, status, kind, *said) for kind, said in {"Ready": ready, **said}.items())
 
 
@@ -161,12 +164,33 @@ def condition(draft: Draft, status: Status, kind: str, state: State, reason: str
     )  # fmt: skip
 
 
-def _ready(said: dict[str, Said]) -> Said:
+def _ready(draft: Draft, said: dict[str, Said]) -> Said:
+    """All of it as one word: a spec that can be followed, answers that are given, and nothing gone that both depend on."""
     for kind in ("SpecValid", "Serving"):
         state, reason, message = said[kind]
         if state != "True":
             return state, reason, message
+    if (reset := _reset(draft)) is not None:
+        return "False", reasons.STREAM_RESET, reset
+    if not draft.obs.store_ok:
+        return "False", reasons.STORE_DOWN, f"{draft.obs.problem}; {said['Serving'][2]}"
     return "True", reasons.ALL_GOOD, said["Serving"][2]
+
+
+def _reset(draft: Draft) -> str | None:
+    """What to say while Redis has lost its data and the evaluator has not been heard of since; a silent one is waited for a minute."""
+    if _has_lost_routing(draft):
+        return RESET
+    before = next((c for c in draft.status.conditions if c.type == "Ready"), None)
+    if before is None or before.reason != reasons.STREAM_RESET:
+        return None
+    report, since = _report(draft), before.last_transition_time
+    heard = report is not None and report.time_ms / 1000 >= since.timestamp()
+    return None if heard or draft.now - since >= RESET_SETTLES else RESET
+
+
+def _has_lost_routing(draft: Draft) -> bool:
+    return draft.obs.redis_ok and draft.obs.routing is None and draft.status.group_generation > 0
 
 
 def _spec_valid(draft: Draft, status: Status) -> Said:
@@ -182,24 +206,59 @@ def _spec_valid(draft: Draft, status: Status) -> Said:
 
 def _serving(draft: Draft, status: Status) -> Said:
     if status.stable is None:
-        return "False", reasons.NO_VERSION, "the first version is not there yet"
-    if not draft.obs.redis_ok:
-        return "False", reasons.REDIS_DOWN, draft.obs.problem
+        return "False", *_why_no_version(draft)
+    why = _unanswered(draft, status.stable, status)
+    if why is not None:
+        return "False", *why
     ready, wanted = draft.obs.ready(status.stable.version), status.stable.replicas
-    if ready == 0:
-        return "False", reasons.NO_READY_PODS, f"0 of {wanted} pods of {status.stable.version} are Ready"
-    want = desired_route(draft.obs.model, status)
-    if want is not None and dict(draft.obs.shares()).get(status.stable.version, 0) == 0:
-        return "False", reasons.NOT_ROUTED, f"{status.stable.version} has no share yet"
     return "True", reasons.ALL_GOOD, f"{status.stable.version} serves with {ready} of {wanted} pods"
 
 
-def _training(status: Status) -> Said:
+def _unanswered(draft: Draft, stable: Stable, status: Status) -> tuple[str, str] | None:
+    """Why no request is answered now."""
+    if not draft.obs.redis_ok:
+        return reasons.REDIS_DOWN, draft.obs.problem
+    if _has_lost_routing(draft):
+        return reasons.STREAM_RESET, RESET
+    child = draft.obs.deployment(stable.version)
+    if child is None or child.ready == 0:
+        said = f"0 of {stable.replicas} pods of {stable.version} are Ready"
+        trouble = child.trouble if child else None
+        return (trouble.condition, f"{said}; {trouble}") if trouble else (reasons.NO_READY_PODS, said)
+    want = desired_route(draft.obs.model, status)
+    if want is not None and dict(draft.obs.shares()).get(stable.version, 0) == 0:
+        return reasons.NOT_ROUTED, f"{stable.version} has no share yet"
+    return None
+
+
+def _why_no_version(draft: Draft) -> tuple[str, str]:
+    """What stands between this model and its first version."""
+    if (away := _unreachable(draft)) is not None:
+        return away
+    job = _job_in_trouble(draft)
+    if job is not None:
+        return job.trouble.condition, f"the first training does not get on: {job.trouble}"
+    training = draft.status.training
+    if training is not None and training.state == "Failed":
+        return reasons.NO_VERSION, f"the first training failed: {training.message}"
+    return reasons.NO_VERSION, "the first version is not there yet"
+
+
+def _job_in_trouble(draft: Draft) -> JobFacts | None:
+    """The Job of the training in flight, if its pods do not run."""
+    training = draft.status.training
+    job = draft.obs.jobs.get(training.job) if training is not None and training.in_flight else None
+    return job if job is not None and job.ours and job.trouble else None
+
+
+def _training(draft: Draft, status: Status) -> Said:
     training = status.training
     if training is None:
         return "False", reasons.IDLE, ""
     if training.in_flight:
-        return "True", training.trigger, f"Job {training.job}"
+        job = _job_in_trouble(draft)
+        said = f"Job {training.job}" if job is None else f"Job {training.job}: {job.trouble}"
+        return "True", training.trigger, said
     return "False", training.reason or training.state, training.message
 
 
@@ -233,8 +292,10 @@ def _bad_child(draft: Draft) -> tuple[str, str] | None:
         return reasons.FOREIGN_CHILD, f"{foreign} belongs to another resource; waiting for it to be collected"
     failing = next((d for d in children if d.trouble and d.ready < d.replicas), None)
     if failing is not None:
-        return reasons.PODS_FAILING, f"{failing.name}: {failing.trouble}, {failing.restarts} restarts"
-    return None
+        trouble = failing.trouble
+        return trouble.condition, f"{failing.name}: {trouble}, {trouble.restarts} restarts"
+    job = _job_in_trouble(draft)
+    return (job.trouble.condition, f"{job.name}: {job.trouble}") if job is not None else None
 
 
 def _bad_life(draft: Draft, status: Status) -> tuple[str, str] | None:
@@ -259,8 +320,8 @@ def _is_silent(draft: Draft, status: Status) -> bool:
 
 def _data_loss(draft: Draft) -> Said:
     report = _report(draft)
-    if draft.obs.redis_ok and draft.obs.routing is None and draft.status.group_generation > 0:
-        return "True", reasons.STREAM_RESET, "the routing table was gone: Redis lost its data; it is routed anew"
+    if _has_lost_routing(draft):
+        return "True", reasons.STREAM_RESET, RESET
     before = next((c for c in draft.status.conditions if c.type == "DataLoss"), None)
     if (
         before is not None

@@ -15,14 +15,20 @@ from continual_contract.config import DriftWatch, EvaluatorConfig, PairUnderJudg
 from continual_contract.routing import BASIS_POINTS
 
 from continual_operator import labels
-from continual_operator.children import disruption_budget, evaluator_deployment, inference_deployment, training_job
+from continual_operator.children import (
+    TRIES,
+    disruption_budget,
+    evaluator_deployment,
+    inference_deployment,
+    training_job,
+)
 from continual_operator.cluster import Manifest
 from continual_operator.judges import canary_size
 from continual_operator.ledger import LedgerEntry
 from continual_operator.observation import Observation
 from continual_operator.settings import OperatorSettings
 from continual_operator.spec import Model
-from continual_operator.status import Canary, Status
+from continual_operator.status import Canary, Status, Training
 
 DEFAULT_FALSE_ALARM_EVERY = 10_000
 MIN_SHARD_SECONDS, MAX_SHARD_SECONDS = 1.0, 30.0
@@ -176,13 +182,18 @@ def _training(obs: Observation, settings: OperatorSettings) -> list[Action]:
         source = obs.model.spec.bootstrap.checkpoint
         if source is not None:
             actions.append(ImportCheckpoint(current.job, source.object_key, source.digest))
-    elif current is not None and waiting and current.inputs is not None and current.job not in obs.jobs:
-        actions.append(CreateJob(training_job(obs.model, TrainingInputs.model_validate(current.inputs), settings)))
+    elif current is not None and waiting and _needs_a_job(obs, current):
+        inputs = TrainingInputs.model_validate(current.inputs)
+        actions.append(CreateJob(training_job(obs.model, inputs, settings, current.tries_used)))
     keep = training.job if training else ""
     actions += [
         DeleteChild("Job", job.name, job.uid) for job in obs.jobs.values() if job.ours and _is_over(obs, job.job, keep)
     ]
     return actions
+
+
+def _needs_a_job(obs: Observation, training: Training) -> bool:
+    return training.inputs is not None and training.job not in obs.jobs and training.tries_used < TRIES
 
 
 def _is_over(obs: Observation, job: str, keep: str) -> bool:

@@ -30,8 +30,6 @@ class Memory:
     collected: datetime | None = None
     """When garbage was last collected."""
     store_failed: bool = False
-    enrolled: str = ""
-    """The uid that was written down for the sweeper."""
     labels: int = -1
     """Labels received at the last look: they move while people label."""
 

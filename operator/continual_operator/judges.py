@@ -86,6 +86,7 @@ class CanaryFacts(Facts):
     stable_lag_seconds: float | None = None
     answers: int = 0
     error_rate: float = 0.0
+    stable_error_rate: float = 0.0
     p95_us: float | None = None
     stable_answers: int = 0
     stable_p95_us: float | None = None
@@ -110,7 +111,10 @@ def _operational_fault(facts: CanaryFacts) -> Verdict | None:
     if behind > limit:
         return Verdict("Rollback", reasons.LAGS, f"{behind:.0f} s further behind than stable, limit {limit:.0f} s")
     errors = facts.error_rate * facts.answers / (1.0 - facts.error_rate) if facts.error_rate < 1.0 else math.inf
-    if facts.error_rate > facts.gate.max_error_rate and errors >= ERRORS_THAT_COUNT:
+    worst = max(
+        facts.gate.max_error_rate, facts.stable_error_rate
+    )  # what stable cannot answer either is the stream's fault
+    if facts.error_rate > worst and errors >= ERRORS_THAT_COUNT:
         return Verdict(
             "Rollback",
             reasons.ERROR_RATE,

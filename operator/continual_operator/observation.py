@@ -17,6 +17,7 @@ from continual_contract.routing import Epoch, Routing
 from continual_operator.children import deployment_name
 from continual_operator.spec import Model
 from continual_operator.status import Progress, Status
+from continual_operator.troubles import NO_TROUBLE, Trouble
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +31,8 @@ class DeploymentFacts:
     manifest_hash: str
     ours: bool = True
     """Controlled by this very resource (its uid), not by an earlier one of the same name."""
-    trouble: str = ""
-    """Why its pods do not start or keep dying (CrashLoopBackOff, ImagePullBackOff, OOMKilled …)."""
-    restarts: int = 0
+    trouble: Trouble = NO_TROUBLE
+    """Why its pods do not start or keep dying."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,9 @@ class JobFacts:
     failed: bool
     reason: str = ""
     ours: bool = True
+    failures: int = 0
+    """Pods that failed by themselves."""
+    trouble: Trouble = NO_TROUBLE
 
     @property
     def ended(self) -> bool:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 import redis
@@ -28,26 +29,23 @@ from continual_operator.deps import FUNCTIONS_INTERVAL, Deps
 from continual_operator.observation import BudgetFacts, DeploymentFacts, JobFacts, Observation
 from continual_operator.spec import Model
 from continual_operator.status import Progress, Status, parse_status
-from continual_operator.sweeper import enroll
-
-TROUBLES = {
-    "CrashLoopBackOff", "ImagePullBackOff", "ErrImagePull", "InvalidImageName", "CreateContainerConfigError",
-    "CreateContainerError", "RunContainerError", "OOMKilled", "Error",
-}  # fmt: skip
+from continual_operator.sweeper import enroll, roll_key
+from continual_operator.troubles import Trouble, last_words, refused, trouble_of
 
 
 async def observe(model: Model, deps: Deps) -> Observation:
     """One look at everything that belongs to the model."""
     status = parse_status(model.status)
     children = await deps.cluster.children(model.ref)
+    now = deps.now()
     streams = await _streams(model, status, deps)
     stored = await _stored(model, status, deps)
     return Observation(
         model=model,
         status=status,
-        deployments={d.name: d for d in deployment_facts(children, model.uid)},
+        deployments={d.name: d for d in deployment_facts(children, model.uid, now)},
         budgets={b.name: b for b in budget_facts(children, model.uid)},
-        jobs={j.job: j for j in job_facts(children, model.uid)},
+        jobs={j.job: j for j in job_facts(children, model.uid, now)},
         redis_ok=not streams.problem,
         routing=streams.routing,
         foreign_uid=streams.foreign_uid,
@@ -65,30 +63,42 @@ async def observe(model: Model, deps: Deps) -> Observation:
 # Children -------------------------------------------------------------------------------------------------------------------
 
 
-def deployment_facts(children: list[Manifest], uid: str) -> list[DeploymentFacts]:
+def deployment_facts(children: list[Manifest], uid: str, now: datetime) -> list[DeploymentFacts]:
     """What the Deployments and their Pods tell."""
-    pods = [child for child in children if child.get("kind") == "Pod"]
-    return [_deployment(child, pods, uid) for child in children if child.get("kind") == "Deployment"]
+    return [_deployment(child, children, uid, now) for child in children if child.get("kind") == "Deployment"]
 
 
-def _deployment(child: Manifest, pods: list[Manifest], uid: str) -> DeploymentFacts:
-    metadata = child["metadata"]
+def _deployment(child: Manifest, children: list[Manifest], uid: str, now: datetime) -> DeploymentFacts:
+    metadata, status = child["metadata"], child.get("status") or {}
     marks: Mapping[str, str] = metadata.get("labels") or {}
-    wanted = {labels.COMPONENT: marks.get(labels.COMPONENT), labels.VERSION: marks.get(labels.VERSION)}
-    own = [pod for pod in pods if all((pod["metadata"].get("labels") or {}).get(k) == v for k, v in wanted.items())]
-    trouble, restarts = _trouble(own)
+    own = _pods(children, {name: marks.get(name) for name in (labels.COMPONENT, labels.VERSION)})
     return DeploymentFacts(
         name=metadata["name"],
         uid=metadata.get("uid", ""),
         component=marks.get(labels.COMPONENT, ""),
         version=marks.get(labels.VERSION, ""),
         replicas=int(child.get("spec", {}).get("replicas", 1)),
-        ready=int((child.get("status") or {}).get("readyReplicas") or 0),
+        ready=int(status.get("readyReplicas") or 0),
         manifest_hash=(metadata.get("annotations") or {}).get(labels.MANIFEST_HASH, ""),
         ours=_is_ours(metadata, uid),
-        trouble=trouble,
-        restarts=restarts,
+        trouble=_trouble(own, status, now),
     )
+
+
+def _trouble(pods: list[Manifest], status: Mapping[str, Any], now: datetime) -> Trouble:
+    """That of the pods there are, else why there are none."""
+    found = trouble_of(pods, now)
+    return found or replace(refused(status), restarts=found.restarts)
+
+
+def _pods(children: list[Manifest], wanted: Mapping[str, str | None]) -> list[Manifest]:
+    """The pods that carry these labels."""
+    return [
+        child
+        for child in children
+        if child.get("kind") == "Pod"
+        and all((child["metadata"].get("labels") or {}).get(name) == value for name, value in wanted.items())
+    ]
 
 
 def budget_facts(children: list[Manifest], uid: str) -> list[BudgetFacts]:
@@ -111,37 +121,28 @@ def _is_ours(metadata: Mapping[str, Any], uid: str) -> bool:
     return any(o.get("controller") and o.get("uid") == uid for o in metadata.get("ownerReferences") or ())
 
 
-def _trouble(pods: list[Manifest]) -> tuple[str, int]:
-    """The reason pods wait or died with, and the restarts of the one that fares worst."""
-    reason, restarts = "", 0
-    for pod in pods:
-        for container in (pod.get("status") or {}).get("containerStatuses") or ():
-            restarts = max(restarts, int(container.get("restartCount") or 0))
-            waiting = ((container.get("state") or {}).get("waiting") or {}).get("reason", "")
-            died = ((container.get("lastState") or {}).get("terminated") or {}).get("reason", "")
-            if not container.get("ready"):
-                reason = reason or next((r for r in (waiting, died) if r in TROUBLES), "")
-    return reason, restarts
-
-
-def job_facts(children: list[Manifest], uid: str) -> list[JobFacts]:
+def job_facts(children: list[Manifest], uid: str, now: datetime) -> list[JobFacts]:
     """What the Jobs tell; a Job has failed when its condition says so, not when one of its pods did."""
-    facts = []
-    for child in children:
-        if child.get("kind") != "Job":
-            continue
-        metadata, status = child["metadata"], child.get("status") or {}
-        conditions = {c.get("type"): c for c in status.get("conditions") or () if c.get("status") == "True"}
-        failure = conditions.get("Failed") or {}
-        facts.append(
-            JobFacts(
-                name=metadata["name"], uid=metadata.get("uid", ""), job=(metadata.get("labels") or {}).get(labels.JOB, ""),
-                active=bool(status.get("active")), succeeded="Complete" in conditions or bool(status.get("succeeded")),
-                failed="Failed" in conditions, reason=": ".join(filter(None, (failure.get("reason"), failure.get("message")))),
-                ours=_is_ours(metadata, uid),
-            )
-        )  # fmt: skip
-    return facts
+    return [_job(child, children, uid, now) for child in children if child.get("kind") == "Job"]
+
+
+def _job(child: Manifest, children: list[Manifest], uid: str, now: datetime) -> JobFacts:
+    metadata, status = child["metadata"], child.get("status") or {}
+    conditions = {c.get("type"): c for c in status.get("conditions") or () if c.get("status") == "True"}
+    failure, job = conditions.get("Failed") or {}, (metadata.get("labels") or {}).get(labels.JOB, "")
+    own = _pods(children, {labels.JOB: job})
+    return JobFacts(
+        name=metadata["name"],
+        uid=metadata.get("uid", ""),
+        job=job,
+        active=bool(status.get("active")),
+        succeeded="Complete" in conditions or bool(status.get("succeeded")),
+        failed="Failed" in conditions,
+        reason=": ".join(filter(None, (failure.get("reason"), failure.get("message")))),
+        ours=_is_ours(metadata, uid),
+        failures=int(status.get("failed") or 0),
+        trouble=trouble_of(own, now) or last_words(own),
+    )
 
 
 # Redis ----------------------------------------------------------------------------------------------------------------------
@@ -164,13 +165,15 @@ async def _streams(model: Model, status: Status, deps: Deps) -> Streams:
     job = status.training.job if status.training and status.training.in_flight else ""
     try:
         await _functions(deps)
-        await _enroll(model, deps)
         async with deps.redis.pipeline(transaction=False) as pipe:
             for name in (keys.routing, keys.config):
                 pipe.get(name)
             pipe.hget(keys.report, "json")
             pipe.hgetall(keys.progress(job or "none"))
-            routing_raw, config_raw, report_raw, progress_raw = await pipe.execute()
+            pipe.hexists(roll_key(deps.settings.installation), model.uid)
+            routing_raw, config_raw, report_raw, progress_raw, enrolled = await pipe.execute()
+        if not enrolled:  # before anything is made for it, and again where Redis forgot
+            await enroll(model.uid, model.ref, deps)
     except (redis.RedisError, OSError) as error:
         return Streams(problem=f"Redis does not answer: {error}")
     routing = parse_routing(routing_raw) if routing_raw else None
@@ -190,14 +193,6 @@ async def _functions(deps: Deps) -> None:
     if deps.functions_checked is None or now - deps.functions_checked >= FUNCTIONS_INTERVAL:
         await ensure_functions_async(deps.redis)
         deps.functions_checked = now
-
-
-async def _enroll(model: Model, deps: Deps) -> None:
-    """Write the uid down before anything is made for it, so that the sweeper knows it for ours."""
-    memory = deps.memory(model.ref)
-    if memory.enrolled != model.uid:
-        await enroll(model.uid, model.ref, deps)
-        memory.enrolled = model.uid
 
 
 def _parsed(kind: type[Any], raw: bytes | None) -> Any:

@@ -195,22 +195,45 @@ def _budget(draft: Draft) -> AlphaBudget:
 
 
 def _is_broken(draft: Draft, canary: Canary) -> bool:
+    """Its pods keep dying, or do not come up; but what stable's pods suffer too is not its fault."""
+    if _shares_fate(draft, canary):
+        return False
     child = draft.obs.deployment(canary.version)
-    crashing = child is not None and bool(child.trouble) and child.restarts >= CRASHES
-    return crashing or (canary.unready_since is not None and draft.now - canary.unready_since > START_LIMIT)
+    restarts = child.trouble.restarts - canary.excused_restarts if child is not None and child.trouble else 0
+    return restarts >= CRASHES or (canary.unready_since is not None and draft.now - canary.unready_since > START_LIMIT)
+
+
+def _shares_fate(draft: Draft, canary: Canary) -> bool:
+    """Stable's pods do not run, for the same reason: a secret, a quota, a Redis with foreign keys."""
+    ours, stable = draft.obs.deployment(canary.version), draft.obs.deployment(canary.baseline)
+    if ours is None or stable is None or ours.ready or stable.ready:
+        return False
+    return ours.trouble.reason == stable.trouble.reason
 
 
 def _watch_pods(draft: Draft, canary: Canary) -> Canary:
     """Keep since when it has no Ready pod: one restart late in a long gate is no reason to lose the candidate."""
     if draft.obs.ready(canary.version) > 0:
         return canary if canary.unready_since is None else canary.model_copy(update={"unready_since": None})
+    if _shares_fate(draft, canary):
+        return _excused(draft, canary)
     return canary if canary.unready_since is not None else canary.model_copy(update={"unready_since": draft.now})
+
+
+def _excused(draft: Draft, canary: Canary) -> Canary:
+    """Its time to come up begins when stable's pods are up again; written down seldom."""
+    child, since = draft.obs.deployment(canary.version), canary.unready_since
+    restarts = child.trouble.restarts if child is not None else 0
+    fresh = since is not None and draft.now - since < START_LIMIT / 2
+    if fresh and restarts <= canary.excused_restarts:
+        return canary
+    return canary.model_copy(update={"unready_since": draft.now, "excused_restarts": restarts})
 
 
 def _broken_verdict(draft: Draft, canary: Canary) -> Verdict:
     child = draft.obs.deployment(canary.version)
     if child is not None and child.trouble:
-        return Verdict("Rollback", reasons.CRASHED, f"{child.trouble}, {child.restarts} restarts")
+        return Verdict("Rollback", reasons.CRASHED, f"{child.trouble}, {child.trouble.restarts} restarts")
     return Verdict("Rollback", reasons.NOT_READY, f"no Ready pod for {START_LIMIT}")
 
 
@@ -308,6 +331,7 @@ def canary_facts(draft: Draft, canary: Canary) -> CanaryFacts:
         stable_lag_seconds=lags.get(canary.baseline),
         answers=ours.answers,
         error_rate=ours.error_rate,
+        stable_error_rate=theirs.error_rate if theirs else 0.0,
         p95_us=ours.worker_us_p95,
         stable_answers=theirs.answers if theirs else 0,
         stable_p95_us=theirs.worker_us_p95 if theirs else None,

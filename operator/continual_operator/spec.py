@@ -235,9 +235,11 @@ class Feedback(SpecPart):
     )  # fmt: skip
 
     @model_validator(mode="after")
-    def _positive_window(self) -> Self:
+    def _can_be_done(self) -> Self:
         if self.window <= timedelta(0):
             raise ValueError("window: must be longer than 0s; give labels some time to come")
+        if self.archive:
+            raise ValueError("archive: is not built yet; leave it out, and let a label that comes late carry its image")
         return self
 
 
@@ -467,6 +469,30 @@ def parse_model(obj: Manifest) -> Model:
         annotations={str(k): str(v) for k, v in (metadata.get("annotations") or {}).items()},
         status=status,
     )
+
+
+def check_change(before: Manifest, after: Manifest) -> None:
+    """What must stay as it is for the life of a model, in the words of the CRD; both objects were valid by themselves.
+
+    Raises:
+        InvalidSpecError: lists every field that may not change.
+    """
+    old, new = before["spec"], after["spec"]
+    was, now = ModelSection.model_validate(old["model"]), ModelSection.model_validate(new["model"])
+    problems = _class_problems(now.classes, was.classes)
+    if now.architecture != was.architecture:
+        problems.append(_immutable("spec.model.architecture", now.architecture))
+    for name in ("height", "width", "channels"):
+        if (value := getattr(now.input, name)) != getattr(was.input, name):
+            problems.append(_immutable(f"spec.model.input.{name}", value))
+    if Bootstrap.model_validate(new["bootstrap"]) != Bootstrap.model_validate(old["bootstrap"]):
+        problems.append("spec.bootstrap: is immutable, the first version came from it; create another ContinualModel")
+    if problems:
+        raise invalid_spec(problems)
+
+
+def _immutable(field: str, value: object) -> str:
+    return f"{field}: is immutable (got {value!r}); create another ContinualModel"
 
 
 def invalid_spec(problems: list[str]) -> InvalidSpecError:

@@ -103,6 +103,8 @@ class Canary(Block):
     step_since: datetime
     unready_since: datetime | None = None
     """Since when no pod of it is Ready; None while one is."""
+    excused_restarts: int = 0
+    """Restarts while stable's pods fared the same: not its fault."""
     since: str | None = None
     """Request id after which pairs count; None until it is routed."""
     cycles: int = 0
@@ -178,10 +180,30 @@ class Training(Part):
     ended: datetime | None = None
     inputs: dict[str, Any] | None = None
     progress: Progress | None = None
+    job_uid: str = ""
+    """Of the Job that was seen last …"""
+    job_failures: int = 0
+    """… how many of its pods failed …"""
+    spent: int = 0
+    """… and what Jobs before it used up of the failure budget: deleting a Job gives nothing back."""
 
     @property
     def in_flight(self) -> bool:
         return self.state in {"Pending", "Running", "Importing"}
+
+    def ended_as(
+        self, state: Literal["Succeeded", "Failed", "Cancelled"], reason: str, message: str, now: datetime
+    ) -> Training:
+        """Over: what was counted on the way is of no more use."""
+        return Training(
+            state=state, job=self.job, trigger=self.trigger, reason=reason, message=message[:300], started=self.started,
+            ended=now, inputs=self.inputs,
+        )  # fmt: skip
+
+    @property
+    def tries_used(self) -> int:
+        """By Jobs that are gone, were the last one gone too: one that vanishes before its end counts as a failure."""
+        return self.spent + (self.job_failures + 1 if self.job_uid else 0)
 
 
 class AlphaBudget(Part):

@@ -23,8 +23,10 @@ from continual_contract.ids import canonical_json, sha256_digest
 from continual_contract.report import Report, ShardRef
 
 from continual_operator import judges, labels, reasons
+from continual_operator.children import TRIES
 from continual_operator.draft import Draft
 from continual_operator.judges import OfflineFacts, RetrainingFacts, Verdict
+from continual_operator.observation import JobFacts
 from continual_operator.rollout import first_version
 from continual_operator.status import MAX_ATTEMPTED, Retrained, Training, VersionRecord, Waiting
 
@@ -49,18 +51,32 @@ def collect(draft: Draft) -> Draft:
     if outcome is not None and outcome.manifest is not None:
         return _published(draft, training, outcome.manifest)
     job = draft.obs.jobs.get(training.job)
-    if job is not None and job.ended and draft.obs.store_ok:
+    if job is None or not job.ours:
+        return _without_job(draft, training)
+    if job.ended and draft.obs.store_ok:
         how = "the Job ended without an outcome" if job.succeeded else "the Job failed"
-        return _failed(draft, training, reasons.JOB_FAILED, f"{how}: {job.reason or 'no reason given'}")
-    if job is not None and training.state == "Pending":
-        return draft.to(training=training.model_copy(update={"state": "Running"}))
-    return draft
+        said = "; ".join(filter(None, (job.reason or "no reason given", str(job.trouble))))
+        return _failed(draft, training, reasons.JOB_FAILED, f"{how}: {said}")
+    return draft.to(training=_counted(training, job))
+
+
+def _counted(training: Training, job: JobFacts) -> Training:
+    """It runs; what a Job of the same name before it used up stays used up."""
+    seen = {"state": "Running", "job_uid": job.uid, "job_failures": job.failures}
+    if training.job_uid not in {"", job.uid}:
+        seen["spent"] = training.tries_used
+    return training.model_copy(update=seen)
+
+
+def _without_job(draft: Draft, training: Training) -> Draft:
+    """It is made again, unless that happened too often."""
+    if training.state == "Importing" or training.tries_used < TRIES or not draft.obs.store_ok:
+        return draft
+    return _failed(draft, training, reasons.JOB_FAILED, f"{TRIES} tries were used up, the last by deleting the Job")
 
 
 def _failed(draft: Draft, training: Training, reason: str, message: str) -> Draft:
-    ended = training.model_copy(
-        update={"state": "Failed", "reason": reason, "message": message[:300], "ended": draft.now, "progress": None}
-    )
+    ended = training.ended_as("Failed", reason, message, draft.now)
     retrained = _closed(draft, training, "failed").model_copy(update={"failures": draft.status.retrained.failures + 1})
     draft = draft.to(training=ended, retrained=retrained)
     return draft.record("TrainingFailed", Verdict("Error", reason, message), job=training.job, trigger=training.trigger)
@@ -75,9 +91,7 @@ def _published(draft: Draft, training: Training, digest: str) -> Draft:
     if manifest.mode == "retrain":
         through = max(retrained.trained_through, manifest.trained_through)
         retrained = retrained.model_copy(update={"trained_through": through})
-    ended = training.model_copy(
-        update={"state": "Succeeded", "reason": reasons.TRAINED, "ended": draft.now, "progress": None}
-    )
+    ended = training.ended_as("Succeeded", reasons.TRAINED, "", draft.now)
     return _judge(draft.to(training=ended, retrained=retrained), training, manifest, digest)
 
 

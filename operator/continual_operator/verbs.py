@@ -37,7 +37,7 @@ def _cancel(draft: Draft, _: str) -> Draft:
     training = draft.status.training
     if training is None or not training.in_flight:
         return _ignored(draft, "cancel", "no training is in flight")
-    ended = training.model_copy(update={"state": "Cancelled", "reason": reasons.CANCELLED, "ended": draft.now})
+    ended = training.ended_as("Cancelled", reasons.CANCELLED, "", draft.now)
     retrained = draft.status.retrained
     attempted = (*retrained.attempted, f"{data_key(training)}:cancelled")
     draft = draft.to(

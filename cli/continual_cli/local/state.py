@@ -312,16 +312,9 @@ def _steered(current: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
 
 
 def _validate(model: dict[str, Any], before: dict[str, Any] | None = None) -> None:
-    """The verdict of the API server and the operator on a spec; the order of classes is the order of the outputs."""
-    from continual_operator.spec import parse_model
+    """The verdict of the API server and the operator on a spec, and on its change."""
+    from continual_operator.spec import check_change, parse_model
 
     parse_model(model)
-    old = before["spec"]["model"]["classes"] if before else []
-    new = model["spec"]["model"]["classes"]
-    if new[: len(old)] != old:
-        raise InvalidSpecError(
-            f"classes are append-only; they began with {old}",
-            field="spec.model.classes",
-            value=new,
-            remedy="keep the old ones in their order and add new ones at the end",
-        )
+    if before is not None:
+        check_change(before, model)

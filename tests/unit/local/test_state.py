@@ -89,6 +89,29 @@ def test_classes_can_be_appended_and_not_reordered(state: LocalState) -> None:
         state.create_or_replace(with_classes("1", "0", "2"))
 
 
+@pytest.mark.parametrize(
+    ("section", "change", "said"),
+    [
+        ("model", {"architecture": "mlp"}, "spec.model.architecture: is immutable"),
+        ("model", {"input": {"height": 9, "width": 28, "channels": 1}}, "spec.model.input.height: is immutable"),
+        ("bootstrap", {"dataset": {"name": "mnist"}}, "spec.bootstrap: is immutable, the first version came from it"),
+    ],
+    ids=["architecture", "input", "bootstrap"],
+)
+def test_what_the_versions_came_from_cannot_change(
+    state: LocalState, section: str, change: dict[str, Any], said: str
+) -> None:
+    """As the API server refuses it on a cluster; how images are fitted may change."""
+    state.create_or_replace(manifest())
+    changed = manifest()
+    changed["spec"][section] |= change
+    with pytest.raises(InvalidSpecError, match=said):
+        state.create_or_replace(changed)
+    fitted = manifest()
+    fitted["spec"]["model"]["input"] = {**fitted["spec"]["model"]["input"], "fit": "Stretch"}
+    assert state.create_or_replace(fitted).verb == "configured"
+
+
 def test_identity_cannot_be_changed(state: LocalState) -> None:
     """uid and name are what children and streams hang on."""
     uid = state.create_or_replace(manifest()).model["metadata"]["uid"]

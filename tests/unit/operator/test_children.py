@@ -11,7 +11,7 @@ from continual_contract.artifacts import DatasetRef, InputShape, TrainingInputs
 from continual_operator import labels
 from continual_operator.children import disruption_budget, evaluator_deployment, inference_deployment, training_job
 from continual_operator.observe import deployment_facts, job_facts
-from continual_operator.rehearsal import minimal_model, rehearsal_settings
+from continual_operator.rehearsal import START, minimal_model, rehearsal_settings
 from continual_operator.settings import ComponentSettings, OperatorSettings
 from continual_operator.spec import Model, Resources, parse_model
 
@@ -248,8 +248,8 @@ def test_trouble_is_read_from_the_pods() -> None:
 
     def read(*containers: dict[str, Any]) -> tuple[str, int, int]:
         pods = [child("Pod", f"p{i}", containerStatuses=[c]) for i, c in enumerate(containers)]
-        facts = deployment_facts([deployment, *pods], "uid-model")[0]
-        return facts.trouble, facts.restarts, facts.ready
+        facts = deployment_facts([deployment, *pods], "uid-model", START)[0]
+        return facts.trouble.reason, facts.trouble.restarts, facts.ready
 
     assert read(waiting) == ("CrashLoopBackOff", 4, 1)
     assert read(killed) == ("OOMKilled", 1, 1)
@@ -259,12 +259,12 @@ def test_trouble_is_read_from_the_pods() -> None:
 def test_a_job_has_failed_when_its_condition_says_so() -> None:
     """One failed pod is retried; only the Job's own condition ends it."""
     failed = {"type": "Failed", "status": "True", "reason": "DeadlineExceeded", "message": "too long"}
-    assert not job_facts([child("Job", "j", failed=1, active=1)], "uid-model")[0].ended
-    ended = job_facts([child("Job", "j", conditions=[failed])], "uid-model")[0]
+    assert not job_facts([child("Job", "j", failed=1, active=1)], "uid-model", START)[0].ended
+    ended = job_facts([child("Job", "j", conditions=[failed])], "uid-model", START)[0]
     assert (ended.failed, ended.reason) == (True, "DeadlineExceeded: too long")
-    assert job_facts([child("Job", "j", succeeded=1)], "uid-model")[0].succeeded
+    assert job_facts([child("Job", "j", succeeded=1)], "uid-model", START)[0].succeeded
 
 
 def test_a_child_of_another_uid_is_not_ours() -> None:
     """Same name, other resource: waited for, not adopted."""
-    assert not deployment_facts([child("Deployment", "digits-v2", uid="uid-old")], "uid-model")[0].ours
+    assert not deployment_facts([child("Deployment", "digits-v2", uid="uid-old")], "uid-model", START)[0].ours
