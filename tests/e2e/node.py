@@ -389,6 +389,14 @@ def running() -> Iterator[Node]:
         node.stop()
 
 
+def provide_images(node: Node) -> None:
+    """Our images, as hack/images.py built them; what the store has already is not imported again."""
+    command = [sys.executable, str(ROOT / "hack/images.py"), "import", "--address", str(node.folders.containerd_socket)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise StartError(f"the images cannot be had: {done.stderr}; build them with `make images`")
+
+
 def main() -> int:
     """Start one and stay."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
