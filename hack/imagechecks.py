@@ -4,6 +4,7 @@ A Dockerfile that builds proves little; what breaks in a cluster is a library th
 library, a folder that only root can read. Each image says here what it must be able to do, and runc holds it to that.
 """
 
+# ruff: noqa: S108 -- the folders named here are those of the container, in a mount namespace of its own
 from __future__ import annotations
 
 import json
@@ -63,7 +64,9 @@ CHECKS: dict[str, tuple[Check, ...]] = {
     "inference": (
         _python(NO_INSTALLER),
         _python(NO_TORCH),
-        _python("import continual_workers.inference.engine, continual_workers.evaluation.process"),
+        _python(
+            "import continual_workers.inference.engine, continual_workers.evaluation.process, numpy.testing, scipy.stats"
+        ),
         _refuses("continual_workers.inference"),
         _refuses("continual_workers.evaluation"),
     ),
