@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from continual_contract.errors import IntegrityError, NotFoundError, UnknownClassError
 
@@ -67,11 +67,11 @@ def open_run(folder: Path) -> Run:
 def answers(run: Run, images: Sequence[Pixels]) -> list[Guess]:
     """What the run's model says of each image. Errors: UnsafeModelError."""
     import numpy as np
-    from continual_workers.inference.engine import Engine, decide, open_session
-    from continual_workers.inference.guard import check_model
+    from continual_clients.guard import check_model
+    from continual_clients.onnxmodel import LoadedModel, decide, open_session
 
     check_model(run.onnx)
-    engine = Engine(open_session(run.onnx, run.manifest, "cpu"), run.manifest)
+    engine = LoadedModel(open_session(run.onnx, run.manifest, "cpu"), run.manifest)
     best, confidence = decide(engine.logits(np.stack(images)))
     names = run.manifest.classes
     return [Guess(names[b], float(c)) for b, c in zip(best.tolist(), confidence.tolist(), strict=True)]
@@ -115,6 +115,7 @@ class TrainOptions:
     seed: int
     pretrained: Path | None
     size: tuple[int, int, int] | None
+    precision: Literal["float32", "int8"] = "float32"
 
     def for_trainer(self) -> RunOptions:
         from continual_contract.artifacts import InputShape
@@ -124,8 +125,9 @@ class TrainOptions:
         if self.size is not None:
             shape = InputShape(height=self.size[0], width=self.size[1], channels=self.size[2])
         return RunOptions(
-            self.dataset, self.out, self.data, self.architecture, self.epochs, self.seed, shape, self.pretrained
-        )
+            self.dataset, self.out, self.data, self.architecture, self.epochs, self.seed, shape, self.pretrained,
+            precision=self.precision,
+        )  # fmt: skip
 
 
 def train(options: TrainOptions, form: Format) -> None:

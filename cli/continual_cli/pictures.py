@@ -56,9 +56,9 @@ def guesses(registry: Registry, digest: str, images: Sequence[Pixels]) -> list[G
     Errors: IntegrityError, UnsafeModelError, NotFoundError.
     """
     import numpy as np
-    from continual_workers.inference.engine import decide, load_engine
+    from continual_clients.onnxmodel import decide, load_model
 
-    engine = load_engine(registry, digest, "cpu")
+    engine = load_model(registry, digest, "cpu")
     best, confidence = decide(engine.logits(np.stack(images)))
     names = engine.manifest.classes
     return [Guess(names[b], float(c)) for b, c in zip(best.tolist(), confidence.tolist(), strict=True)]

@@ -82,9 +82,10 @@ def others(routing: Routing | None, version: str) -> list[str]:
 
 
 def consumer(run: Run, url: str, keys: ModelKeys, version: str, batch_size: int) -> Consumer:
+    from continual_clients.guard import check_model
+    from continual_clients.onnxmodel import open_session
     from continual_clients.redis import connect_url
-    from continual_workers.inference.engine import Engine, open_session
-    from continual_workers.inference.guard import check_model
+    from continual_workers.inference.engine import Engine
     from continual_workers.streaming.consumer import Consumer
     from continual_workers.streaming.options import ConsumerOptions
 

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from continual_clients.objectstore import FileStore, S3Store
+from continual_clients.onnxmodel import open_session
 from continual_clients.registry import Registry, blobs_of
 from continual_clients.shards import make_shard, read_shard, write_shard
 from continual_contract.artifacts import Blob, CheckpointManifest, HoldoutScores, InputShape, Normalization, StoreLayout
 from continual_contract.errors import ContinualError, IntegrityError
 from continual_contract.ids import sha256_digest
-from continual_workers.inference.engine import load_engine, open_session
+from continual_workers.inference.engine import load_engine
 from onnx import TensorProto, helper, numpy_helper
 
 LAYOUT = StoreLayout("default", "digits")

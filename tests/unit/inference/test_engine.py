@@ -8,17 +8,12 @@ from collections.abc import Callable
 import numpy as np
 import onnxruntime as ort
 import pytest
+from continual_clients.onnxmodel import decide, open_session
 from continual_contract.artifacts import CheckpointManifest, InputShape
 from continual_contract.entries import RequestEntry
 from continual_contract.errors import UnavailableError, UnsafeModelError
 from continual_contract.ids import EntryId, RequestId
-from continual_workers.inference.engine import (
-    Engine,
-    decide,
-    open_session,
-    stack_raw,
-    warm_up_sizes,
-)
+from continual_workers.inference.engine import Engine, stack_raw, warm_up_sizes
 from continual_workers.streaming.outcomes import Predicted, Refused
 from onnx import ModelProto, TensorProto
 from PIL import Image

@@ -8,9 +8,9 @@ from contextlib import suppress
 import numpy as np
 import onnx
 import pytest
+from continual_clients import guard
+from continual_clients.guard import check_model
 from continual_contract.errors import UnsafeModelError
-from continual_workers.inference import guard
-from continual_workers.inference.guard import check_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
