@@ -79,12 +79,14 @@ def recipe(world: World, seed: int, options: Mapping[str, Any]) -> Recipe:
     )
 
 
-def bootstrap(world: World, how: Recipe, new: Samples, capacity: int) -> Version:
-    """The first experience, from scratch."""
+def bootstrap(world: World, how: Recipe, new: Samples, capacity: int, *, longer: bool = False) -> Version:
+    """The first experience, from scratch; `longer`: with a Job's least number of steps, else the declared epochs only."""
     normalization = normalization_of(batches_of(new.images), new.images.shape[-1])
     buffer = ReplayBuffer.empty(capacity, world.shape, len(new.classes), how.seed)
     net = network(world, how.seed)
     task = first_task(how, net, new, new.take([]), buffer, normalization)
+    if longer:
+        task = replace(task, epochs=bootstrap_epochs(how.epochs, len(new), task.new_batch))
     return _finished(task, how, buffer, new, 0)
 
 
@@ -197,7 +199,7 @@ def imbalance(world: World, seed: int, *, ratio: float, capacity: int = 0, **opt
     if capacity:
         version = _tailed_stream(world, seed, tailed, capacity, options)
     else:
-        version = bootstrap(world, recipe(world, seed * 100, options), tailed, 0)
+        version = bootstrap(world, recipe(world, seed * 100, options), tailed, 0, longer=True)
     chosen = predictions(world, version.weights, version.normalization, test.images)
     recalls = [float((chosen[test.labels == c] == c).mean()) for c in range(len(test.classes))]
     order = np.argsort(-tailed.counts(), kind="stable")

@@ -23,6 +23,11 @@ class Architecture(StrEnum):
     resnet50 = "resnet50"
 
 
+class Precision(StrEnum):
+    float32 = "float32"
+    int8 = "int8"
+
+
 DatasetOption = Annotated[
     str,
     typer.Option(
@@ -48,6 +53,7 @@ def train(
         str | None,
         typer.Option("--input", help="Size of the images as HxWxC; default: the dataset's own.", metavar="HxWxC"),
     ] = None,
+    precision: Annotated[Precision, typer.Option(help="Numbers of the served file.")] = Precision.float32,
     output: OutputOption = Format.table,
 ) -> None:
     """Train a classifier and write a run folder: model, history, curves, per-class accuracy of train and test, predictions.
@@ -64,7 +70,9 @@ def train(
         return
     from continual_cli import offline
 
-    options = offline.TrainOptions(dataset, data, arch.value, epochs, out, seed, pretrained, input_size(size))
+    options = offline.TrainOptions(
+        dataset, data, arch.value, epochs, out, seed, pretrained, input_size(size), precision.value
+    )
     offline.train(options, output)
 
 

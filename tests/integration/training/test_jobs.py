@@ -160,7 +160,6 @@ def test_an_imported_parent_lends_its_onnx_weights(school) -> None:
     ("changes", "message"),
     [
         ({"strategy": "sgd"}, "retraining.strategy"),
-        ({"precision": "int8"}, "serving.precision"),
         ({"architecture": "vgg"}, "model.architecture"),
         ({"classes": tuple("9876543210")}, "append-only"),
         ({"input": InputShape(height=9, width=8, channels=1)}, "model.input"),

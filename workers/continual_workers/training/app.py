@@ -21,6 +21,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -52,7 +53,7 @@ from continual_workers.training.datasets import (
 )
 from continual_workers.training.experience import bootstrap_epochs
 from continual_workers.training.learner import LearnState, Task, device_of, learn, set_up_torch
-from continual_workers.training.prepare import Parent, Prepared, frozen_parent
+from continual_workers.training.prepare import EXACT, Parent, Prepared, exact_file, frozen_parent
 from continual_workers.training.run import (
     Finished,
     Learned,
@@ -94,6 +95,7 @@ class RunOptions:
     replay_capacity: int = 2000
     device: str = "cpu"
     threads: int = 1
+    precision: Literal["float32", "int8"] = "float32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +194,7 @@ def _inputs(options: RunOptions, train: Samples) -> TrainingInputs:
         strategy="joint",
         replay_capacity=options.replay_capacity,
         augmentation=options.augmentation,
+        precision=options.precision,
         device="cuda" if options.device == "cuda" else "cpu",
         epochs=options.epochs,
         seed=options.seed,
@@ -402,10 +405,12 @@ def _correction_of(
         parent=manifest.digest(),
         strategy=manifest.strategy,
         replay_capacity=state.buffer.capacity,
+        precision=manifest.precision,
         seed=manifest.seed,
         trigger="Correction",
     )
-    parent = Parent(manifest, state, onnx)
+    exact = exact_file(manifest, onnx, lambda blob: _verified(run / EXACT, blob))
+    parent = Parent(manifest, state, onnx, exact)
     corrections = Samples(image[None], np.array([manifest.classes.index(label)]), manifest.classes)
     task = Task(
         net=frozen_parent(parent),

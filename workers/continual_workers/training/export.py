@@ -67,7 +67,7 @@ def export_onnx(net: nn.Module, shape: InputShape, normalization: Normalization)
             external_data=False,
         )
     assert program is not None
-    return _canonical(program.model_proto)
+    return canonical(program.model_proto)
 
 
 def _is_foldable(net: nn.Module) -> bool:
@@ -92,7 +92,7 @@ def with_weights(parent: bytes, weights: Arrays) -> bytes | None:
         return None
     for name, array in wanted.items():
         slots[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array), name))
-    return _canonical(model)
+    return canonical(model)
 
 
 def weights_in(model_bytes: bytes) -> dict[str, NDArray[np.generic]]:
@@ -105,7 +105,7 @@ def weights_in(model_bytes: bytes) -> dict[str, NDArray[np.generic]]:
     }
 
 
-def _canonical(model: onnx.ModelProto) -> bytes:
+def canonical(model: onnx.ModelProto) -> bytes:
     """Same graph, same bytes: no stack traces, no producer's paths, weights as raw bytes, fixed field order."""
     graph = model.graph
     del model.metadata_props[:]

@@ -7,6 +7,7 @@ pixels with the holdout leave the new data and the replay buffer before anything
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 from continual_clients.objectstore import ObjectStore
 from continual_clients.registry import Registry
 from continual_clients.shards import encode_shard, make_shard, read_shard
-from continual_contract.artifacts import CheckpointManifest, DataList, Normalization, StoreLayout, TrainingInputs
+from continual_contract.artifacts import Blob, CheckpointManifest, DataList, Normalization, StoreLayout, TrainingInputs
 from continual_contract.errors import NotFoundError, UsageError
 from continual_contract.ids import sha256_digest
 from torch import nn
@@ -25,11 +26,14 @@ from continual_workers.training.datasets import from_shard, load_dataset
 from continual_workers.training.experience import Past, Recipe, bootstrap_epochs, first_task, following_task
 from continual_workers.training.export import weights_in
 from continual_workers.training.learner import Task, device_of
+from continual_workers.training.models import Arrays
 from continual_workers.training.samples import Samples, concatenate, split_held_out, without
 from continual_workers.training.state import Origin, ParentState, decode_checkpoint
 from continual_workers.training.stats import batches_of, normalization_of
 from continual_workers.training.strategies import strategy
 
+EXACT = "float32.onnx"
+"""Artifact of an int8 version: the float32 file it was quantised from, whose graph its descendants reuse."""
 log = logging.getLogger(__name__)
 
 
@@ -50,6 +54,8 @@ class Parent:
     manifest: CheckpointManifest
     state: ParentState
     onnx: bytes
+    exact: bytes
+    """The float32 file behind `onnx`: the same, unless int8 is served; empty when an import brought only the int8 file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +77,6 @@ class Prepared:
 
 def prepare(inputs: TrainingInputs, where: Where) -> Prepared:
     """Raises UsageError (or a kind of it) when the inputs cannot be trained on, IntegrityError for damaged objects."""
-    if inputs.precision != "float32":
-        raise UsageError(
-            "this precision is not built yet", field="serving.precision", value=inputs.precision, remedy="use float32"
-        )
     return _prepare_bootstrap(inputs, where) if inputs.mode == "bootstrap" else _prepare_descendant(inputs, where)
 
 
@@ -152,11 +154,31 @@ def load_parent(inputs: TrainingInputs, where: Where) -> Parent:
     if inputs.input != manifest.input:
         raise UsageError("the input's shape cannot change", field="model.input", value=inputs.input.model_dump())
     onnx = where.registry.get_blob(manifest.onnx)
+    exact = exact_file(manifest, onnx, where.registry.get_blob)
     if manifest.state is None or manifest.state_meta is None:
         empty = ReplayBuffer.empty(inputs.replay_capacity, inputs.input, len(manifest.classes), inputs.seed)
-        return Parent(manifest, ParentState(weights_in(onnx), empty, Origin()), onnx)
+        return Parent(manifest, ParentState(_imported_weights(manifest, exact), empty, Origin()), onnx, exact)
     blobs = where.registry.get_blob(manifest.state), where.registry.get_blob(manifest.state_meta)
-    return Parent(manifest, decode_checkpoint(*blobs, capacity=inputs.replay_capacity), onnx)
+    return Parent(manifest, decode_checkpoint(*blobs, capacity=inputs.replay_capacity), onnx, exact)
+
+
+def exact_file(manifest: CheckpointManifest, onnx: bytes, read: Callable[[Blob], bytes]) -> bytes:
+    """The float32 file of a version: what it serves, or what an int8 version keeps beside it."""
+    if manifest.precision == "float32":
+        return onnx
+    blob = manifest.artifacts.get(EXACT)
+    return b"" if blob is None else read(blob)
+
+
+def _imported_weights(manifest: CheckpointManifest, exact: bytes) -> Arrays:
+    if not exact:
+        raise UsageError(
+            "an int8 version without its state and float32 file cannot be trained further",
+            field="parent",
+            value=manifest.digest(),
+            remedy="import the float32 file it was made from",
+        )
+    return weights_in(exact)
 
 
 def load_shards(inputs: TrainingInputs, where: Where, digests: tuple[str, ...]) -> Samples:

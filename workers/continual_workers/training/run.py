@@ -41,7 +41,7 @@ from continual_workers.training.correction import correct
 from continual_workers.training.experience import importance_after, remember
 from continual_workers.training.export import check_parity, export_onnx, with_weights
 from continual_workers.training.learner import LearnState, Row, learn, predict_logits, set_up_torch
-from continual_workers.training.prepare import Prepared, Where, frozen_parent, prepare, recipe_of
+from continual_workers.training.prepare import EXACT, Prepared, Where, frozen_parent, prepare, recipe_of
 from continual_workers.training.runtime import OnnxClassifier
 from continual_workers.training.samples import Images, Labels, Samples
 from continual_workers.training.scoring import predictions_csv, recall_per_class, score, share
@@ -85,6 +85,9 @@ class Finished:
     """A candidate in memory, measured: everything that is published."""
 
     onnx: bytes
+    """What is served and was scored."""
+    exact: bytes
+    """The float32 file behind it, which agreed with torch."""
     parity: float
     learned: Learned
     buffer: ReplayBuffer
@@ -195,14 +198,31 @@ def finish(
     expected = predict_logits(net, batch, task.normalization, torch.device("cpu"))
     parity = check_parity(onnx, expected, batch, threads)
     progress(TrainingProgress("scoring"))
-    return _scored(inputs, prepared, learned, onnx, parity, threads)
+    return _scored(inputs, prepared, learned, (onnx, in_precision(inputs, prepared, onnx, threads)), parity, threads)
+
+
+def in_precision(inputs: TrainingInputs, prepared: Prepared, exact: bytes, threads: int) -> bytes:
+    """The file to serve: the exact one, or its int8 form. Raises ParityError when int8 changes too many answers.
+
+    Ranges come from training and replayed images: what is held out stays unseen until the gate judges the int8 file.
+    """
+    if inputs.precision == "float32":
+        return exact
+    from continual_workers.training.quantize import CALIBRATION, check_agreement, quantized  # noqa: PLC0415 -- only int8
+
+    task, rng = prepared.task, np.random.default_rng([inputs.seed, 0x18])
+    seen = np.concatenate([task.new.images, task.buffer.images])
+    chosen = seen[np.sort(rng.permutation(len(seen))[: 2 * CALIBRATION])]
+    small = quantized(exact, chosen[::2])
+    check_agreement(exact, small, chosen, threads)
+    return small
 
 
 def exported(inputs: TrainingInputs, prepared: Prepared, weights: models.Arrays) -> bytes:
     """The parent's graph with the new weights where the architecture is the same, else a full export."""
     parent = prepared.parent
     if parent is not None and parent.manifest.architecture == inputs.architecture:
-        reused = with_weights(parent.onnx, weights)
+        reused = with_weights(parent.exact, weights) if parent.exact else None
         if reused is not None:
             return reused
     return export_onnx(prepared.task.net, inputs.input, prepared.task.normalization)
@@ -217,8 +237,14 @@ def parity_batch(inputs: TrainingInputs, prepared: Prepared) -> Images:
 
 
 def _scored(
-    inputs: TrainingInputs, prepared: Prepared, learned: Learned, onnx: bytes, parity: float, threads: int
+    inputs: TrainingInputs,
+    prepared: Prepared,
+    learned: Learned,
+    files: tuple[bytes, bytes],
+    parity: float,
+    threads: int,
 ) -> Finished:
+    exact, onnx = files
     task, classifier = prepared.task, OnnxClassifier(onnx, threads)
     buffer = remember(prepared.buffer, prepared.fresh, prepared.experience, classifier.logits)
     logits = classifier.logits(task.holdout.images)
@@ -229,6 +255,7 @@ def _scored(
     fixed = classifier.logits(corrected.images).argmax(axis=1) == corrected.labels
     return Finished(
         onnx=onnx,
+        exact=exact,
         parity=parity,
         learned=learned,
         buffer=buffer,
@@ -305,8 +332,12 @@ def publishable(
         parity_max_abs_diff=finished.parity,
         finite_loss=all(np.isfinite(row.loss) for row in learned.rows),
         correction_fixed=finished.correction_fixed,
-        artifacts=_artifacts(inputs, finished, put_blob),
+        artifacts={**_artifacts(inputs, finished, put_blob), **_exact(inputs, finished, put_blob)},
     )
+
+
+def _exact(inputs: TrainingInputs, finished: Finished, put_blob: PutBlob) -> dict[str, Blob]:
+    return {} if inputs.precision == "float32" else {EXACT: put_blob(EXACT, finished.exact)}
 
 
 def _artifacts(inputs: TrainingInputs, finished: Finished, put_blob: PutBlob) -> dict[str, Blob]:
