@@ -5,7 +5,7 @@ STAMP := .venv/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup redis web chromium screenshots tools demo test test-long control-plane lint format lock reference chart bench bench-quick bench-gate clean
+.PHONY: help setup redis web chromium screenshots tools demo test test-long control-plane images lint format lock lock-images reference chart checkov bench bench-quick bench-gate clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,12 +48,18 @@ e2e-node: setup ## A real one-node cluster with containers on this machine, unti
 	@hack/setup e2e
 	@$(PY) tests/e2e/node.py
 
+images: setup ## Container images built with buildah on a Debian without a registry, tried, with their sizes (root; the first time minutes)
+	@$(PY) hack/images.py build $(ARGS)
+
 reference: $(STAMP) ## Write docs/resource.md from the CRD
 	@$(PY) hack/reference.py > docs/resource.md
 
 chart: $(STAMP) ## Write what the chart holds of others anew: its copy of the CRD, and its README from its values
 	@cp crds/continualmodels.yaml charts/continual/files/continualmodels.yaml
 	@"$$($(PY) hack/tools/build.py helm-docs)" --log-level warning --chart-search-root charts --sort-values-order file
+
+checkov: $(STAMP) ## Security findings in the rendered chart, by checkov in an environment of its own
+	@hack/checkov
 
 lint: $(STAMP) ## ruff, mypy strict, import contracts, function lengths
 	@.venv/bin/ruff format --check .
@@ -70,6 +76,7 @@ CUDA := ^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)==
 
 lock: $(STAMP) ## Write requirements/*.txt anew: hashes, no index lines; each image's versions are the ones tested
 	@.venv/bin/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --extra dev pyproject.toml -o requirements/dev.txt
+	@grep -om1 '^checkov==[0-9.]*' requirements/checkov.txt | .venv/bin/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 - -o requirements/checkov.txt
 	@$(MAKE) --no-print-directory lock-images
 
 lock-images: $(STAMP)

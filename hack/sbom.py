@@ -48,7 +48,7 @@ def python(root: Path) -> Iterator[dict[str, Any]]:
     folders = [str(folder) for folder in root.glob("opt/continual/lib/python3*/site-packages")]
     for package in distributions(path=folders):
         name = re.sub(r"[-_.]+", "-", package.metadata["Name"]).lower()
-        licence = package.metadata.get("License-Expression")
+        licence = package.metadata["License-Expression"] if "License-Expression" in package.metadata else None
         yield component(name, package.version, f"pkg:pypi/{name}@{package.version}", licence)
 
 

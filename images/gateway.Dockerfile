@@ -1,4 +1,5 @@
-# The HTTP API and the dashboard.
+# The HTTP API and the dashboard. The dashboard's two web libraries are installed from their packages beforehand (`hack/setup web`)
+# and travel with the code: the gateway serves them itself.
 ARG BASE_IMAGE
 FROM ${BASE_IMAGE} AS dependencies
 COPY images/install requirements/gateway.txt /tmp/build/
@@ -8,6 +9,7 @@ FROM dependencies AS code
 COPY contract/continual_contract /opt/continual/code/continual_contract
 COPY clients/continual_clients /opt/continual/code/continual_clients
 COPY gateway/continual_gateway /opt/continual/code/continual_gateway
+RUN test -s /opt/continual/code/continual_gateway/static/vendor/htmx.min.js || { echo "the web libraries are missing; run: hack/setup web" >&2; exit 1; }
 RUN /opt/continual/bin/python -m compileall -q /opt/continual/code
 
 FROM dependencies
