@@ -14,6 +14,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 sys.path.insert(0, str(HERE.parent / "cluster"))
 
+from chart_tools import new_namespace  # noqa: E402 -- the path is set above
 from chart_worlds import conformance_tier  # noqa: E402 -- the path is set above
 from control_plane import ROOT, ControlPlane, running  # noqa: E402 -- the path is set above
 
@@ -44,10 +45,3 @@ def schemas(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def namespace(plane: ControlPlane, request: pytest.FixtureRequest) -> str:
     """A namespace of the test's own that enforces the restricted profile."""
     return new_namespace(plane, f"chart-{abs(hash(request.node.nodeid)):x}"[:30])
-
-
-def new_namespace(plane: ControlPlane, name: str) -> str:
-    labels = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
-    answer = plane.create("/api/v1/namespaces", {"metadata": {"name": name, "labels": labels}})
-    assert answer.ok, answer.message
-    return name

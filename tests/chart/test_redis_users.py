@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 import redis
 from chart_rendering import PASSWORDS, users_acl
+from chart_tools import until
 from chart_worlds import inference_tier
 from continual_clients.environment import WorkerEnvironment
 from continual_clients.objectstore import FileStore
@@ -107,14 +107,6 @@ def _start(server: Any, acl: Path) -> None:
 
     server._wait_until_ready = lambda: until("the server answers", answers)
     server.start("--aclfile", str(acl), "--maxmemory-policy", "noeviction")
-
-
-def until(claim: str, holds: Callable[[], Any], seconds: float = 60) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (value := holds()):
-        assert time.monotonic() < deadline, claim
-        time.sleep(0.05)
-    return value
 
 
 def send(call: Any, client: redis.Redis) -> Any:

@@ -1,0 +1,233 @@
+"""`helm install` on a real API server: into namespaces that enforce the restricted profile, by helm 3 and helm 4."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chart_rendering import CHART, COMPONENTS, HELMS, WORKERS, HelmError, Values, helm
+from chart_tools import new_namespace, until
+from control_plane import CRDS, ROOT, ControlPlane
+
+CRD = f"{CRDS}/continualmodels.continual.dev"
+SMALL: Values = {
+    "redis": {"embedded": {"persistence": {"enabled": False}}},
+    "objectStore": {"embedded": {"persistence": {"enabled": False}}},
+}
+"""No volumes: nothing provides any here."""
+
+
+class Release:
+    """One release of the chart, gone after the test with the CRD it may have brought."""
+
+    def __init__(self, plane: ControlPlane, namespace: str, binary: str = "helm", name: str = "continual") -> None:
+        self.plane, self.namespace, self.binary, self.name = plane, namespace, binary, name
+
+    def helm(self, verb: str, *arguments: str, values: Values | None = None) -> str:
+        return helm(
+            verb,
+            self.name,
+            *arguments,
+            "--namespace",
+            self.namespace,
+            binary=self.binary,
+            kubeconfig=self.plane.kubeconfig,
+            values=values,
+        )
+
+    def install(self, values: Values | None = None) -> str:
+        return self.helm("install", str(CHART), values=values or SMALL)
+
+    def upgrade(self, values: Values | None = None) -> str:
+        return self.helm("upgrade", str(CHART), values=values or SMALL)
+
+    def objects(self, kind: str, api: str = "/api/v1") -> list[dict[str, Any]]:
+        answer = self.plane.get(f"{api}/namespaces/{self.namespace}/{kind}")
+        assert answer.ok, answer.message
+        return [item for item in answer.body["items"] if not item["metadata"]["name"].startswith("sh.helm.release")]
+
+    def secrets(self) -> dict[str, dict[str, str]]:
+        return {s["metadata"]["name"]: s["data"] for s in self.objects("secrets")}
+
+    def workloads(self) -> dict[str, tuple[int, str]]:
+        """Generation and pod template of every workload: what a change of either restarts."""
+        found = self.objects("deployments", "/apis/apps/v1") + self.objects("statefulsets", "/apis/apps/v1")
+        return {
+            o["metadata"]["name"]: (o["metadata"]["generation"], json.dumps(o["spec"]["template"], sort_keys=True))
+            for o in found
+        }
+
+
+@pytest.fixture
+def clean(plane: ControlPlane) -> Iterator[ControlPlane]:
+    """The CRD is cluster-wide and kept on purpose: each test begins without."""
+    yield plane
+    plane.request("DELETE", CRD)
+    until("the CRD is gone", lambda: plane.get(CRD).code == 404)
+
+
+@pytest.mark.parametrize("binary", HELMS)
+def test_install_and_upgrade_without_a_change(clean: ControlPlane, namespace: str, binary: str) -> None:
+    """Every pod is admitted under the restricted profile; an upgrade without a change changes no Secret and no pod template; uninstall leaves the CRD."""
+    release = Release(clean, namespace, binary)
+    release.install()
+    wanted = {"continual-operator", "continual-gateway", "continual-redis", "continual-minio"}
+    until(
+        "all pods are admitted",
+        lambda: (
+            {p["metadata"]["labels"]["app.kubernetes.io/component"] for p in release.objects("pods")}
+            == {w.removeprefix("continual-") for w in wanted}
+        ),
+    )
+    secrets, workloads = release.secrets(), release.workloads()
+    assert set(workloads) == wanted
+    assert len({json.dumps(s, sort_keys=True) for s in secrets.values()}) == len(secrets)
+    release.upgrade()
+    assert release.secrets() == secrets
+    assert release.workloads() == workloads
+    release.upgrade(SMALL | {"operator": {"replicas": 2}})
+    assert release.secrets() == secrets
+    changed = {name for name, (_, template) in release.workloads().items() if template != workloads[name][1]}
+    assert changed == set()
+    release.helm("uninstall")
+    until(
+        "everything is gone", lambda: not release.secrets() and not release.workloads() and not release.objects("pods")
+    )
+    for kind, api in (
+        ("services", "/api/v1"),
+        ("networkpolicies", "/apis/networking.k8s.io/v1"),
+        ("roles", "/apis/rbac.authorization.k8s.io/v1"),
+        ("serviceaccounts", "/api/v1"),
+        ("poddisruptionbudgets", "/apis/policy/v1"),
+    ):
+        assert [o["metadata"]["name"] for o in release.objects(kind, api) if o["metadata"]["name"] != "default"] == []
+    assert clean.get(CRD).ok
+
+
+def test_passwords_survive_and_follow_into_new_namespaces(clean: ControlPlane, namespace: str) -> None:
+    """A namespace added later gets copies of the worker's secrets, not new ones; the operator's role follows too."""
+    team = new_namespace(clean, f"{namespace}-team")
+    release = Release(clean, namespace)
+    release.install()
+    before = release.secrets()
+    release.upgrade(SMALL | {"modelNamespaces": [namespace, team]})
+    assert release.secrets() == before
+    copies = Release(clean, team).secrets()
+    assert set(copies) == {f"continual-{kind}-{worker}" for kind in ("redis", "store") for worker in WORKERS}
+    assert all(before[name] == data for name, data in copies.items())
+    models = f"/apis/continual.dev/v1alpha1/namespaces/{team}/continualmodels"
+    token = clean.create(f"/api/v1/namespaces/{namespace}/serviceaccounts/continual-operator/token", {"spec": {}}).body[
+        "status"
+    ]["token"]
+    until("the role is in force", lambda: clean.get(models, token=token).ok)
+    assert clean.get(f"/api/v1/namespaces/{team}/secrets", token=token).code == 403
+
+
+def test_a_second_release_in_another_namespace_shares_the_crd(clean: ControlPlane, namespace: str) -> None:
+    """It must be told that the CRD is there already, and says so itself; then both stand side by side with secrets of their own."""
+    first, second = Release(clean, namespace), Release(clean, new_namespace(clean, f"{namespace}-two"))
+    first.install()
+    with pytest.raises(
+        HelmError, match=rf"belongs to a release in namespace {namespace}: install this one with crds.enabled=false"
+    ):
+        second.install()
+    second.install(SMALL | {"crds": {"enabled": False}})
+    assert set(first.secrets()) == set(second.secrets())
+    assert not {json.dumps(s) for s in first.secrets().values()} & {json.dumps(s) for s in second.secrets().values()}
+    second.helm("uninstall")
+    assert clean.get(CRD).ok
+    assert first.workloads()
+
+
+def test_a_release_without_the_crd_says_so_in_its_notes(clean: ControlPlane, namespace: str) -> None:
+    """crds.enabled=false where no release has brought it."""
+    notes = Release(clean, namespace).install(SMALL | {"crds": {"enabled": False}})
+    assert "WARNING: the CRD continualmodels.continual.dev is missing in this cluster" in notes
+    assert "WARNING: the namespace nowhere of modelNamespaces does not exist" not in notes
+
+
+def test_the_commands_of_the_notes_work_when_pasted(clean: ControlPlane, namespace: str) -> None:
+    """Each line of the notes is run as it stands, made finite where it would wait for pods that never start here."""
+    release = Release(clean, namespace)
+    notes = release.install()
+    commands = [
+        line.strip()
+        for line in notes.splitlines()
+        if line.startswith("   ") and line.strip().startswith(("kubectl", "helm"))
+    ]
+    assert len(commands) == 8, commands
+    for command in commands:
+        words = command.partition(" | ")[0].removeprefix("kubectl ").split()
+        if "port-forward" in words:
+            service, ports = words[-2], words[-1]
+            [found] = [s for s in release.objects("services") if f"service/{s['metadata']['name']}" == service]
+            assert found["spec"]["ports"][0]["port"] == int(ports.partition(":")[2])
+        elif words[0] == "helm":
+            assert words[1:] == ["-n", namespace, "test", "continual"]
+        else:
+            finite = {"rollout": ["--watch=false"], "apply": ["--dry-run=server"]}.get(words[2], [])
+            pasted = [word.strip("'") for word in words if word != "--watch"]
+            done = clean.kubectl(*[str(ROOT / w) if w.startswith("examples/") else w for w in pasted], *finite)
+            assert done.returncode == 0, (command, done.stderr)
+            if "secret" in words:
+                assert base64.b64decode(done.stdout) == base64.b64decode(
+                    release.secrets()["continual-gateway-admin"]["token"]
+                )
+
+
+@pytest.mark.parametrize("account", ["operator", "gateway"])
+def test_rights_are_those_of_the_snapshot(clean: ControlPlane, namespace: str, account: str) -> None:
+    """`kubectl auth can-i --list` as the chart's service accounts, without what every account may do."""
+    Release(clean, namespace).install()
+    listed = clean.kubectl(
+        "auth", "can-i", "--list", "-n", namespace, "--as", f"system:serviceaccount:{namespace}:continual-{account}"
+    )
+    assert listed.returncode == 0, listed.stderr
+    everybody = clean.kubectl(
+        "auth", "can-i", "--list", "-n", namespace, "--as", f"system:serviceaccount:{namespace}:default"
+    )
+    rights = _rights(listed.stdout) - _rights(everybody.stdout)
+    snapshot = Path(__file__).with_name(f"rights-{account}.txt")
+    assert sorted(rights) == snapshot.read_text().splitlines()
+    assert not [line for line in rights if "*" in line or "secrets" in line]
+
+
+def _rights(table: str) -> set[str]:
+    """Lines of the table with single blanks; columns are resources, non-resource URLs, names, verbs."""
+    return {re.sub(r"\s+", " ", line).strip() for line in table.splitlines()[1:]}
+
+
+def test_every_component_has_credentials_of_its_own(clean: ControlPlane, namespace: str) -> None:
+    """No two generated passwords or key pairs are the same, and the ACL file has the hash of each."""
+    import hashlib
+
+    release = Release(clean, namespace)
+    release.install()
+    held = {
+        name: {k: base64.b64decode(v).decode() for k, v in data.items()} for name, data in release.secrets().items()
+    }
+    acl = held["continual-redis-acl"]["users.acl"]
+    passwords = [held[f"continual-redis-{component}"]["password"] for component in COMPONENTS]
+    pairs = [json.loads(held[f"continual-store-{component}"]["credentials"]) for component in COMPONENTS]
+    assert (
+        len(set(passwords))
+        == len({p["access_key"] for p in pairs})
+        == len({p["secret_key"] for p in pairs})
+        == len(COMPONENTS)
+    )
+    for component, password in zip(COMPONENTS, passwords, strict=True):
+        assert f"user {component} on #{hashlib.sha256(password.encode()).hexdigest()} " in acl
+        assert len(password) == 40
+    tokens = json.loads(held["continual-gateway"]["tokens.json"])
+    assert tokens == [
+        {
+            "name": "admin",
+            "role": "admin",
+            "sha256": hashlib.sha256(held["continual-gateway-admin"]["token"].encode()).hexdigest(),
+        }
+    ]
