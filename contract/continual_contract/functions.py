@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from continual_contract.entries import ISOLATE_AFTER_DELIVERIES
 from continual_contract.errors import (
@@ -95,8 +95,7 @@ def parse_enqueue(reply: Sequence[Any]) -> Enqueued:
 # What a worker does with what was delivered to it ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
+class Committed(NamedTuple):
     """One answered entry of a batch. `answer` is `entries.encode_answer(...)`."""
 
     entry_id: str

@@ -73,14 +73,16 @@ def never_renew() -> None:
 def heirs_answer_in_the_dark() -> None:
     """A substitute gives shadow answers, which stand as evidence of the version that is gone."""
 
+    asked = duty.duty_of
+
     def polluted(routing: Any, group: Any, version: str, request: Any) -> duty.Duty:
         epoch = routing.epoch_of(request.entry_id)
-        right = duty.duty_of(routing, group, version, request)
+        right = asked(routing, group, version, request)
         if right is duty.PASS and group in epoch.shadow and epoch.is_shadowed(request.request_id, request.key):
             return duty.SHADOW
         return right
 
-    reader.duty_of = polluted
+    duty.duty_of = polluted  # type: ignore[assignment]
 
 
 def create_missing_groups() -> None:

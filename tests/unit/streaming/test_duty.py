@@ -6,7 +6,17 @@ import pytest
 from continual_contract.entries import RequestEntry
 from continual_contract.ids import EntryId, GroupName, RequestId, Version, id_key
 from continual_contract.routing import Epoch, Group, Routing
-from continual_workers.streaming.duty import CANARY, HEIR, PASS, SHADOW, STABLE, UNKNOWN, duty_of, served_groups
+from continual_workers.streaming.duty import (
+    CANARY,
+    HEIR,
+    PASS,
+    SHADOW,
+    STABLE,
+    UNKNOWN,
+    duties_of,
+    duty_of,
+    served_groups,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -74,3 +84,21 @@ def test_the_group_to_wait_on_comes_last() -> None:
         GroupName("v3@3"): Group(Version("v3"), Version("v3")),
     }
     assert served_groups(Routing(1, "u", 1, (), groups), "v1") == ["v2@2", "v9@9", "v1@1"]
+
+
+@given(
+    ids=st.lists(st.integers(1, 9), min_size=1, max_size=12).map(sorted),
+    second=st.sampled_from([((V1, 10_000),), ((V2, 10_000),), ((V1, 6_000), (V2, 4_000))]),
+    half=st.sampled_from([0, 5_000, 10_000]),
+)
+def test_a_batch_is_judged_as_its_entries_one_by_one(
+    ids: list[int], second: tuple[tuple[GroupName, int], ...], half: int
+) -> None:
+    """The short cut for an undivided epoch changes no duty, also where the epoch changes within the batch."""
+    first = Epoch(EntryId("2-0"), ((V1, 10_000),), (V2,), half, "s")
+    later = Epoch(EntryId("5-0"), second, (V1, V2), half, "s")
+    groups = {V1: Group(Version("v1"), Version("v1")), V2: Group(Version("v2"), Version("v2"))}
+    table = Routing(1, "u", 1, (first, later), groups, (id_key(first.after), id_key(later.after)))
+    requests = [request(f"{n}-0") for n in ids]
+    for group, version in ((V1, "v1"), (V2, "v2")):
+        assert duties_of(table, group, version, requests) == [duty_of(table, group, version, r) for r in requests]

@@ -6,6 +6,7 @@ publish a prediction, answer in the dark, acknowledge, or leave it alone (a tabl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,6 +44,15 @@ def duty_of(routing: Routing, group: GroupName, version: str, request: RequestEn
     if not is_heir and group in epoch.shadow and epoch.is_shadowed(request.request_id, request.key):
         return SHADOW
     return PASS
+
+
+def duties_of(routing: Routing, group: GroupName, version: str, requests: Sequence[RequestEntry]) -> list[Duty]:
+    """`duty_of` of each, in entry order. Where this group owns whatever lies between the first and the last, no hash is asked."""
+    epoch = routing.epoch_of(requests[0].entry_id)
+    owns_all = epoch is not None and len(epoch.shares) == 1 and epoch.shares[0][0] == group
+    if owns_all and epoch is routing.epoch_of(requests[-1].entry_id):
+        return [duty_of(routing, group, version, requests[0])] * len(requests)
+    return [duty_of(routing, group, version, request) for request in requests]
 
 
 def _owner(epoch: Epoch, group: GroupName) -> Duty:

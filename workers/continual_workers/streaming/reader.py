@@ -17,7 +17,7 @@ from continual_contract.functions import Claimed, claim_call, parse_claim
 from continual_contract.ids import ZERO_ID, EntryId, GroupName, id_key
 from continual_contract.routing import Routing, parse_routing
 
-from continual_workers.streaming.duty import duty_of, served_groups
+from continual_workers.streaming.duty import duties_of, served_groups
 from continual_workers.streaming.shared import Shared
 from continual_workers.streaming.wire import Wire, has_code, named_values, raise_unless_transient, stream_entries
 from continual_workers.streaming.work import Batch, Job
@@ -214,18 +214,21 @@ class Reader:
             shared.metrics.count("fenced", len(deliveries))  # stays pending: whoever works here now claims it
             return
         shared.metrics.lag(_age_seconds(deliveries[0][0].entry_id))
-        jobs = [Job(request, duty_of(routing, group, shared.version, request), n) for request, n in deliveries]
-        self._queue(group, jobs)
+        duties = duties_of(routing, group, shared.version, [request for request, _ in deliveries])
+        self._queue(group, [Job(request, duty, n) for (request, n), duty in zip(deliveries, duties, strict=True)])
 
     def _queue(self, group: GroupName, jobs: Sequence[Job]) -> None:
+        limit = self._shared.options.max_deliveries
         owned = [job for job in jobs if job.duty.kind == "own"]
+        if len(owned) == len(jobs) and all(job.deliveries <= limit for job in jobs):
+            self._submit([Batch(group, tuple(jobs))])
+            return
         dark = [job for job in jobs if job.duty.kind == "shadow" and self._is_worth_it(job)]
         unknown = sum(job.duty.kind == "unknown" for job in jobs)
         if unknown:
             self._shared.metrics.count("no_epoch", unknown)
         kept = {id(job) for job in (*owned, *dark)}
         passed = [j.request.entry_id for j in jobs if id(j) not in kept and j.duty.kind != "unknown"]
-        limit = self._shared.options.max_deliveries
         hopeless = [job for job in owned if job.deliveries > limit]
         tried = [job for job in owned if job.deliveries <= limit]
         self._submit(_batches(group, tried, dark, passed, hopeless))

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from continual_contract.entries import RequestEntry
 from continual_contract.ids import EntryId, GroupName
@@ -19,8 +20,7 @@ from continual_workers.streaming.duty import Duty
 from continual_workers.streaming.outcomes import Outcome
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(NamedTuple):
     """One delivered entry and what is owed to it."""
 
     request: RequestEntry
