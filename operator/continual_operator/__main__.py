@@ -40,22 +40,22 @@ async def operate(environ: Mapping[str, str]) -> None:
         cluster = KubernetesCluster(api.fenced(lease.assert_held), installation.namespaces)
         watches = Watches(cluster, found, installation.namespaces, installation.liveness)
         await watches.start()
-        stop = _stop_on_signals()
+        stop = asyncio.Event()
+        _stop_on_signals(stop)
         async with asyncio.TaskGroup() as group:
             group.create_task(_watch(watches, stop))
             await _lead(lease, cluster, installation, stop)
             watches.stop()
 
 
-def _stop_on_signals() -> asyncio.Event:
-    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+def _stop_on_signals(stop: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    return stop
 
 
 async def _watch(watches: Watches, stop: asyncio.Event) -> None:
-    await watches.run()
+    await watches.run(restarted=lambda: _stop_on_signals(stop))
     if not stop.is_set():
         raise UnavailableError("the watches ended", field="kubernetes", remedy="see the log; the pod starts again")
 

@@ -16,6 +16,7 @@ from continual_contract.errors import ContinualError, FencedError
 
 from continual_operator import reasons
 from continual_operator.cluster import Cluster, ModelRef
+from continual_operator.decide import AT_ONCE
 from continual_operator.deps import Deps
 from continual_operator.reconcile import reconcile, report_problem
 from continual_operator.sweeper import SWEEP_EVERY, sweep
@@ -26,6 +27,8 @@ RESYNC_EVERY = timedelta(seconds=60)
 WATCH_AGAIN_AFTER = timedelta(seconds=1)
 COALESCE = timedelta(milliseconds=50)
 """Changes that come together are looked at together."""
+HURRIES = 10
+"""Looks in a row that may ask for another one at once. Decisions come to rest sooner; a write that is refused again and again does not."""
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=0.5), timedelta(seconds=60)
 
 
@@ -96,13 +99,17 @@ class Loops:
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     async def _loop(self, ref: ModelRef) -> None:
-        wake, failures = self._wakes[ref], 0
+        wake, failures, hurries = self._wakes[ref], 0, 0
         while not self._stop.is_set():
             wake.clear()
             again, failures = await self._guarded(ref, failures)
             if again is None:
                 return
-            await _wake_or(wake if failures == 0 else asyncio.Event(), self._stop, again)
+            hurries = hurries + 1 if again <= AT_ONCE else 0
+            if hurries > HURRIES:
+                again = back_off(hurries - HURRIES, random.random())  # noqa: S311 -- jitter, not a secret
+            is_calm = failures == 0 and hurries <= HURRIES
+            await _wake_or(wake if is_calm else asyncio.Event(), self._stop, again)
 
     async def _guarded(self, ref: ModelRef, failures: int) -> tuple[timedelta | None, int]:
         """One pass; whatever goes wrong becomes a condition and a longer pause."""

@@ -1,7 +1,7 @@
 """Requests to the API server as plain dicts: seven kinds, six verbs, always with a timeout, always our own errors.
 
 The kinds are known, so nothing is discovered: no request before the first one that matters, and no cache file in a folder that others can
-write to. Nothing is retried here; whoever asks has its own pace.
+write to. Nothing is retried here: whoever asks comes again. All of them share one pace, which a server in trouble slows down (`pace.py`).
 """
 
 from __future__ import annotations
@@ -29,12 +29,15 @@ from kubernetes.aio.client import ApiClient, ApiException, Configuration
 from kubernetes.aio.dynamic import DynamicClient
 
 from continual_operator.cluster import Manifest
+from continual_operator.kubernetes.pace import Pace, retry_after
 
 FIELD_MANAGER = "continual-operator"
 REQUEST_TIMEOUT = timedelta(seconds=5)
 LIST_TIMEOUT = timedelta(seconds=30)
 SLOTS = 16
 """Requests at once: an API server that is slow gets no more of them, and none times out in our own queue."""
+PAGE = 500
+"""Objects per answer to a list: the API server never holds a whole fleet in memory for us."""
 MERGE, APPLY = "application/merge-patch+json", "application/apply-patch+yaml"
 
 
@@ -112,10 +115,10 @@ class Api:
 
     def __init__(self, client: DynamicClient, longest: timedelta, may_write: Callable[[], None] = lambda: None) -> None:
         self._client, self._longest, self._may_write = client, longest, may_write
-        self._slots = asyncio.Semaphore(SLOTS)
+        self._slots, self._pace = asyncio.Semaphore(SLOTS), Pace()
 
     def fenced(self, may_write: Callable[[], None]) -> Api:
-        """The same server, but every write asks `may_write` first; the two do not wait for each other's slots."""
+        """The same server, but every write asks `may_write` first; the two do not wait for each other."""
         return Api(self._client, self._longest, may_write)
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
@@ -125,11 +128,15 @@ class Api:
             return None
 
     async def list(self, kind: Kind, namespace: str | None, selector: str = "") -> Listing:
-        """All of a kind in a namespace, or in the cluster."""
-        selected: dict[str, Any] = {"label_selector": selector} if selector else {}
-        reply = await self._request("get", kind.path(namespace), None, longest=LIST_TIMEOUT, **selected)
-        items = [_typed(item, kind) for item in reply.get("items") or ()]
-        return Listing(str(reply["metadata"].get("resourceVersion", "")), items)
+        """All of a kind in a namespace, or in the cluster; page by page, all of one moment."""
+        asked: dict[str, Any] = {"limit": PAGE} | ({"label_selector": selector} if selector else {})
+        items: list[Manifest] = []
+        while True:
+            reply = await self._request("get", kind.path(namespace), None, longest=LIST_TIMEOUT, **asked)
+            items += [_typed(item, kind) for item in reply.get("items") or ()]
+            asked["_continue"] = reply["metadata"].get("continue")
+            if not asked["_continue"]:
+                return Listing(str(reply["metadata"].get("resourceVersion", "")), items)
 
     async def create(self, kind: Kind, manifest: Manifest) -> Manifest:
         """Raises `ConflictError` when it exists."""
@@ -165,6 +172,7 @@ class Api:
         """One request, when a slot is free: the timeout covers the whole answer, and not the queue of five hundred models before it."""
         seconds = (longest or self._longest).total_seconds()
         async with self._slots:
+            await self._pace.turn()
             if method != "get":
                 self._may_write()
             return await self._send(method, path, body, seconds, options)
@@ -173,21 +181,36 @@ class Api:
         self, method: str, path: str, body: Manifest | None, seconds: float, options: dict[str, Any]
     ) -> Any:
         try:
-            return await self._client.request(
+            answer = await self._client.request(
                 method, path, body=body, serializer=_plain, header_params={}, query_params=[],
                 _request_timeout=aiohttp.ClientTimeout(total=seconds), **options,
             )  # fmt: skip
         except ApiException as error:
+            self._slow_down(error, method)
             raise _as_ours(error, method, path) from error
         except (
             aiohttp.ClientError,
             OSError,
             ValueError,
         ) as error:  # a timeout is an OSError, half an answer a ValueError
+            self._pace.failed()
             raise ClusterUnavailableError(
                 f"the API server did not answer: {error or type(error).__name__}", field=f"{method} {path}",
                 remedy="it is tried again",
             ) from error  # fmt: skip
+        self._pace.succeeded()
+        return answer
+
+    def _slow_down(self, error: ApiException, method: str) -> None:
+        """Every refusal that more requests would make worse. "Already exists" and "not found" are answers."""
+        if _is_trouble(error.status) or (error.status == 409 and method == "patch"):
+            self._pace.failed(retry_after((error.headers or {}).get("Retry-After")))
+        else:
+            self._pace.succeeded()
+
+
+def _is_trouble(status: int) -> bool:
+    return status in {0, 401, 410, 429} or status >= 500
 
 
 def _plain(_: DynamicClient, document: Any) -> Any:
@@ -206,7 +229,7 @@ def _as_ours(error: ApiException, method: str, path: str) -> ContinualError:
         return NotFoundError(said, field=where)
     if error.status == 409:
         return ConflictError(said, field=where)
-    if error.status in {0, 401, 410, 429} or error.status >= 500:
+    if _is_trouble(error.status):
         return ClusterUnavailableError(f"{error.status}: {said}", field=where, remedy="it is tried again")
     return ClusterRefusedError(
         f"{error.status}: {said}", field=where, remedy="see the rights, quotas and policies of the namespace"

@@ -1,5 +1,8 @@
 """What kopf is used for: watches that reconnect, and the liveness probe. Its handlers only wake.
 
+A watch must outlast an API server in trouble, and must not add to it: requests are repeated for ever, more and more slowly and never before
+`Retry-After`; where kopf takes an answer for final (410 to a list, say) all its tasks are started again, while the loops go on with lists.
+
 `on.event` handlers leave no annotation and no finalizer on anybody's object, so that an operator that is gone leaves nothing stuck.
 Deciding, pacing and errors are the loop's.
 """
@@ -7,19 +10,35 @@ Deciding, pacing and errors are the loop's.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import kopf
+from kopf._cogs.clients.errors import APIError  # nothing public names what its watches fail with
+from kopf._cogs.clients.watching import WatchingError
 from kubernetes.aio.client import Configuration
 
 from continual_operator import labels
-from continual_operator.kubernetes.api import CHILDREN, MODEL, token_of
+from continual_operator.kubernetes.api import CHILDREN, MODEL, PAGE, token_of
 from continual_operator.kubernetes.cluster import KubernetesCluster
 
 LONGEST_SILENCE_SECONDS = 150.0
 """Liveness: everything is listed once a minute; two missed in a row mean that this process has lost the API server, or itself."""
+RECONNECT_SECONDS = 1.0
+"""Between the end of a watch and the next list of its kind."""
+RESTART_SECONDS = 5.0
+"""Between a failure that kopf takes for final and its next start."""
+
+log = logging.getLogger(__name__)
+
+
+class Patience:
+    """Seconds between attempts: 1, 2, 4, 8, 15 and 15 for ever. Read anew for every request."""
+
+    def __iter__(self) -> Iterator[float]:
+        return itertools.chain((1.0, 2.0, 4.0, 8.0), itertools.repeat(15.0))
 
 
 class Watches:
@@ -49,17 +68,26 @@ class Watches:
             stop_flag=self._stop,
         )
 
-    async def run(self) -> None:
-        """Until `stop`, or until one of kopf's tasks ends, with its error.
+    async def run(self, restarted: Callable[[], object] = lambda: None) -> None:
+        """Until `stop`, or a signal. `restarted` is called when kopf's tasks, which take over the signals, were started again.
 
         Not `kopf.run_tasks`: that one cancels every task of the loop that is younger than kopf, ours included.
         """
+        while (error := await self._ended()) is not None:
+            if self._stop.is_set() or not isinstance(error, (APIError, WatchingError, OSError)):
+                raise error
+            log.warning("watches failed", extra={"error": repr(error)})
+            await asyncio.sleep(RESTART_SECONDS)
+            await self.start()
+            restarted()
+
+    async def _ended(self) -> BaseException | None:
+        """Wait for the first of kopf's tasks, end the others; returns its error."""
         done, pending = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in pending:
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
-        for task in done:
-            task.result()
+        return next((error for task in done if not task.cancelled() and (error := task.exception()) is not None), None)
 
     def stop(self) -> None:
         self._stop.set()
@@ -95,6 +123,10 @@ async def _configure(settings: kopf.OperatorSettings, **_: Any) -> None:
     settings.posting.enabled = False
     settings.scanning.disabled = True
     settings.watching.server_timeout = 300
+    settings.watching.chunk_size = PAGE
+    settings.watching.reconnect_backoff = RECONNECT_SECONDS
+    settings.networking.error_backoffs = Patience()
+    settings.networking.enforce_retry_after = True
     settings.watching.connect_timeout = 10
     settings.networking.request_timeout = 30
     for kind in CHILDREN:
