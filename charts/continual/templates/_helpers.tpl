@@ -76,9 +76,15 @@ imagePullSecrets:
 {{- define "continual.containerSecurity" -}}
 securityContext:
   allowPrivilegeEscalation: false
-  readOnlyRootFilesystem: true
+  readOnlyRootFilesystem: {{ not .Values.development }}
   capabilities:
     drop: [ALL]
+{{- end }}
+
+{{/* (list $ "continual_operator") → how a process of ours is started; with development it starts again when its code changes. */}}
+{{- define "continual.command" -}}
+{{- $watched := ternary (list "python" "-m" "continual_clients.reload") (list "python" "-m") (index . 0).Values.development -}}
+{{- append $watched (index . 1) | toJson -}}
 {{- end }}
 
 {{/* Where a pod may run: (dict of nodeSelector, tolerations, affinity, priorityClassName). */}}
