@@ -169,11 +169,11 @@ def _fresh(task: Task, start: Arrays, rate: float, attempt: int) -> LearnState:
 
 def _loss_at_start(task: Task) -> float:
     """Mean loss of the untouched network over the first batches."""
-    rng = _rng(task, 0, -1)
+    rng, fixed = _rng(task, 0, -1), _Fixed.of(task)
     task.net.eval()
     with torch.no_grad():
         losses = [
-            float(_step_loss(task, batch, rng, None)[0]) for batch in _batches(len(task.new), task.new_batch, rng)[:8]
+            float(_step_loss(task, fixed, batch, rng)[0]) for batch in _batches(len(task.new), task.new_batch, rng)[:8]
         ]
     return float(np.mean(losses)) if losses else math.inf
 
@@ -220,19 +220,17 @@ def _subset(buffer: ReplayBuffer, indices: NDArray[np.int64]) -> ReplayBuffer:
 def _run_epoch(task: Task, state: LearnState, limit: int | None = None, watch: Watch | None = None) -> LearnState:
     """One epoch from `state`; at most `limit` steps. Raises _NotFiniteError."""
     load_arrays(task.net, state.weights)
-    optimizer = torch.optim.SGD(task.net.parameters(), lr=state.rate)
-    average = _Average(task, state)
-    anchor = Anchor(task.net, task.parent, task.importance, task.device) if task.strategy.anchored else None
+    average, fixed = _Average(task, state), _Fixed.of(task)
     rng = _rng(task, state.attempt, state.epoch)
     losses: list[float] = []
     hits = 0
     task.net.train()
     batches = _batches(len(task.new), task.new_batch, rng)[:limit]
     for batch in batches:
-        loss, right = _step_loss(task, batch, rng, anchor)
-        losses.append(_descend(task.net, optimizer, loss))
+        loss, right = _step_loss(task, fixed, batch, rng)
+        losses.append(_descend(fixed.parameters, state.rate, loss))
         hits += right
-        average.update(task.net)
+        average.update()
         if watch is not None:
             watch(average.steps, average.arrays)
     ema = average.arrays()
@@ -249,27 +247,48 @@ def _run_epoch(task: Task, state: LearnState, limit: int | None = None, watch: W
     )
 
 
-def _descend(net: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> float:
-    optimizer.zero_grad(set_to_none=True)
+@dataclass(frozen=True, slots=True)
+class _Fixed:
+    """What every step of an epoch looks at and none changes."""
+
+    parameters: tuple[nn.Parameter, ...]
+    mean: Tensor
+    std: Tensor
+    known: Tensor
+    adjustment: Tensor | None
+    anchor: Anchor | None
+
+    @classmethod
+    def of(cls, task: Task) -> _Fixed:
+        mean, std = _scale(task.normalization, task.device)
+        anchored = task.strategy.anchored
+        anchor = Anchor(task.net, task.parent, task.importance, task.device) if anchored else None
+        return cls(tuple(task.net.parameters()), mean, std, _known(task), _adjustment(task), anchor)
+
+
+def _descend(parameters: tuple[nn.Parameter, ...], rate: float, loss: Tensor) -> float:
+    """One step of plain SGD on the clipped gradient; the loss. Raises _NotFiniteError before anything has moved."""
+    for parameter in parameters:
+        parameter.grad = None
     loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    norm = nn.utils.clip_grad_norm_(net.parameters(), CLIP)
+    norm = nn.utils.clip_grad_norm_(parameters, CLIP)
     value = float(loss.detach())
     if not (math.isfinite(value) and math.isfinite(float(norm))):
         raise _NotFiniteError
-    optimizer.step()
+    with torch.no_grad():
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.add_(parameter.grad, alpha=-rate)
     return value
 
 
-def _step_loss(
-    task: Task, batch: NDArray[np.int64], rng: np.random.Generator, anchor: Anchor | None
-) -> tuple[Tensor, int]:
+def _step_loss(task: Task, fixed: _Fixed, batch: NDArray[np.int64], rng: np.random.Generator) -> tuple[Tensor, int]:
     """Loss of one step and how many new samples were right. One forward pass over new and replayed together."""
     replay = _draw_replay(task, rng)
     images = (
         np.concatenate([task.new.images[batch], task.buffer.images[replay]]) if len(replay) else task.new.images[batch]
     )
-    x = augment(pixels(images, task.device), task.augmentation, rng)
-    x = normalized(x, task.normalization)
+    x = (augment(pixels(images, task.device), task.augmentation, rng) - fixed.mean) / fixed.std
     logits = task.net(x)
     n = len(batch)
     labels = torch.from_numpy(task.new.labels[batch]).to(task.device)
@@ -281,9 +300,9 @@ def _step_loss(
         replay_labels=old,
         parent_new=_parent_logits(task, x[:n]) if task.strategy.parent_on == "new" else None,
         parent_replay=_parent_logits(task, x[n:]) if task.strategy.parent_on == "replay" and len(replay) else None,
-        known=_known(task),
-        adjustment=_adjustment(task),
-        drift=None if anchor is None else anchor.drift(task.net),
+        known=fixed.known,
+        adjustment=fixed.adjustment,
+        drift=None if fixed.anchor is None else fixed.anchor.drift(task.net),
     )
     right = int((logits[:n].detach().argmax(dim=1) == labels).sum())
     return task.strategy.loss(step), right
@@ -337,15 +356,14 @@ class _Average:
         self.steps = state.steps
         self._head_start = task.average_from
         self._ema = {name: torch.from_numpy(np.array(array)).to(task.device) for name, array in state.ema.items()}
-        self._floating = [name for name, tensor in task.net.state_dict().items() if tensor.is_floating_point()]
+        self._current = task.net.state_dict()  # the tensors themselves: steps change them in place
 
-    def update(self, net: nn.Module) -> None:
+    def update(self) -> None:
         seen = self.steps + self._head_start
         decay = (1 + seen) / (10 + seen)
-        current = net.state_dict()
         with torch.no_grad():
-            for name, tensor in current.items():
-                if name in self._floating:
+            for name, tensor in self._current.items():
+                if tensor.is_floating_point():
                     self._ema[name].lerp_(tensor, 1 - decay)
                 else:
                     self._ema[name].copy_(tensor)
@@ -365,9 +383,13 @@ def pixels(images: Images, device: torch.device) -> Tensor:
 
 
 def normalized(x: Tensor, normalization: Normalization) -> Tensor:
-    mean = torch.tensor(normalization.mean, device=x.device).view(1, -1, 1, 1)
-    std = torch.tensor(normalization.std, device=x.device).view(1, -1, 1, 1)
+    mean, std = _scale(normalization, x.device)
     return (x - mean) / std
+
+
+def _scale(normalization: Normalization, device: torch.device) -> tuple[Tensor, Tensor]:
+    mean, std = (torch.tensor(values, device=device) for values in (normalization.mean, normalization.std))
+    return mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1)
 
 
 def freeze(net: nn.Module) -> nn.Module:
