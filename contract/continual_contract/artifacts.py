@@ -223,6 +223,14 @@ class StoreLayout:
     def evidence(self, evidence_id: str, name: str) -> str:
         return f"{self.prefix}evidence/{evidence_id}/{name}"
 
+    def sample(self, content_hash: str) -> str:
+        """PNG of an uploaded or corrected image, made by the gateway, under the hash of its pixels."""
+        return f"{self.prefix}samples/{content_hash}.png"
+
+    def forgotten(self, content_hash: str) -> str:
+        """Mark of a person's sample that must not train again, under the hash of its pixels."""
+        return f"{self.prefix}forgotten/{content_hash}.json"
+
     def decision(self, sequence: int) -> str:
         return f"{self.prefix}decisions/{sequence:08d}.json"
 

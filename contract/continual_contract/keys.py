@@ -59,25 +59,26 @@ class ModelKeys:
 
     @property
     def corrections(self) -> str:
-        """Sorted set of request ids that people corrected through the gateway, scored by time; the newest few hundred."""
+        """Sorted set of request ids that people corrected through the gateway, scored by time (ms)."""
         return self.prefix + "corrections"
 
     def correction(self, request_id: str) -> str:
-        """Hash of one such correction: what was said, what it is, the image, and the Job that learned it."""
+        """Hash of one correction: who, what was and is right, the pixels, and what the training made of it (TTL)."""
         return f"{self.prefix}correction:{request_id}"
-
-    def claim(self, request_id: str) -> str:
-        """Who looks at a request of the label queue at the moment (TTL)."""
-        return f"{self.prefix}claim:{request_id}"
 
     @property
     def ingested(self) -> str:
-        """Capped stream of uploaded samples with their metadata, one JSON in field `row`: the gateway's table."""
+        """Sorted set of uploaded samples by their content hash, scored by time (ms); rows in `ingested_rows`."""
         return self.prefix + "ingested"
 
     @property
+    def ingested_rows(self) -> str:
+        """Hash content hash → JSON row of an uploaded sample: the gateway's table."""
+        return self.prefix + "ingested:rows"
+
+    @property
     def labelled(self) -> str:
-        """Sorted set of request ids that the gateway's label queue is done with, scored by time."""
+        """Sorted set of request ids that the gateway's label queue is done with, scored by time (ms)."""
         return self.prefix + "labelled"
 
     @property

@@ -113,6 +113,12 @@ class Answers:
         finally:
             self._asking -= 1
 
+    async def add(self, fields: Fields, caller_key: str, window_seconds: float) -> str:
+        """The id of a request that nobody here waits for. Errors: BacklogFullError, RedisUnavailableError."""
+        call = enqueue_call(self._keys, fields, caller_key, self._limits.backlog, int(window_seconds) + 3600)
+        reply = await self._sender.call(*call.command(), seconds=self._limits.redis_seconds)
+        return str(reply[0].decode())
+
     async def wait(self, pending: Pending) -> PredictionEntry:
         """The answer of a request that `send` accepted. Errors: AnswerLateError, RedisUnavailableError, InvalidImageError."""
         try:

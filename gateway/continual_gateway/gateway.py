@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import Request
 
@@ -13,9 +14,12 @@ from continual_gateway.answers import Answers
 from continual_gateway.auth import Authenticator
 from continual_gateway.decoding import Decoder
 from continual_gateway.deps import GatewayDeps
+from continual_gateway.lineage import Lineage
 from continual_gateway.metrics import Metrics
 from continual_gateway.models import ModelFacts, Models
+from continual_gateway.recheck import Recheck
 from continual_gateway.resources import ModelRef
+from continual_gateway.seen import SeenLabels
 from continual_gateway.settings import GatewaySettings
 from continual_gateway.wire import Wire, address_of
 
@@ -33,6 +37,11 @@ class Gateway:
         self._address = address_of(settings.redis_url, settings.redis_username, settings.redis_password_file)
         self._sender = Wire(self._address)
         self._answers: dict[ModelRef, Answers] = {}
+        self.recheck = Recheck()
+        self.lineage = Lineage(deps.store)
+        self.seen_labels: dict[ModelRef, SeenLabels] = {}
+        self.watches: dict[ModelRef, Any] = {}
+        """`watching.Watch` of each model that somebody watches."""
 
     @property
     def settings(self) -> GatewaySettings:
@@ -63,6 +72,8 @@ class Gateway:
     async def _close(self) -> None:
         for answers in self._answers.values():
             await answers.close()
+        for watch in self.watches.values():
+            await watch.close()
         self._sender.close()
         await self.decoder.close()
 

@@ -14,6 +14,8 @@ from continual_gateway.auth import CSRF_FIELD, CSRF_HEADER, Principal, require
 from continual_gateway.gateway import gateway_of
 from continual_gateway.roles import Role
 
+MAX_FILES, MAX_FIELDS = 2002, 100
+"""Of a form, in whatever handler: an upload's."""
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 
@@ -53,7 +55,7 @@ async def _sent_token(request: Request) -> str:
     if (sent := request.headers.get(CSRF_HEADER)) is not None:
         return sent
     if request.headers.get("content-type", "").startswith(FORMS):
-        value = (await request.form()).get(CSRF_FIELD)
+        value = (await request.form(max_files=MAX_FILES, max_fields=MAX_FIELDS)).get(CSRF_FIELD)
         return value if isinstance(value, str) else ""
     return ""
 

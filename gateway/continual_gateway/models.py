@@ -41,6 +41,7 @@ class ModelFacts:
     fit: Fit
     window: timedelta
     audit_percent: float
+    holdout_percent: float
     corrections: Literal["Off", "Candidate", "Promote"]
     suspended: bool
     stable: str
@@ -73,6 +74,7 @@ def facts_of(document: Document) -> ModelFacts:
         fit=cast("Fit", shape.get("fit", "Letterbox")),
         window=parse_duration(str(dig(document, "spec.feedback.window", "24h"))),
         audit_percent=float(dig(document, "spec.feedback.auditPercent", 5.0)),
+        holdout_percent=float(dig(document, "spec.feedback.holdoutPercent", 10.0)),
         corrections=dig(document, "spec.retraining.instantCorrections", "Candidate"),
         suspended=bool(dig(document, "spec.suspend", default=False)),
         stable=str(dig(document, "status.stable.version", "")),

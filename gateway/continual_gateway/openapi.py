@@ -80,3 +80,44 @@ INFER_DOC: dict[str, Any] = {
         },
     },
 }  # fmt: skip
+
+_FILE = {"type": "string", "format": "binary"}
+CORRECTION_DOC: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["label"],
+                    "properties": {
+                        "label": {"type": "string", "minLength": 1},
+                        "image": _FILE,
+                        "request_id": {"type": "string"},
+                    },
+                },
+                "example": {"label": "7", "request_id": "1763740800000-0"},
+            }
+        },
+    },
+}
+
+UPLOAD_DOC: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "files": {"type": "array", "items": _FILE},
+                        "archive": _FILE,
+                        "metadata": _FILE,
+                        "label": {"type": "string"},
+                        "source": {"enum": ["truth", "audit", "correction"]},
+                    },
+                }
+            }
+        },
+    },
+}

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from continual_gateway.api import health, inference, sessions
+from continual_gateway.api import corrections, health, inference, labels, models, samples, sessions
 
 
 def routers() -> tuple[APIRouter, ...]:
     """In the order in which paths are tried: the busiest first."""
-    return (inference.router, health.router, sessions.router)
+    return (
+        inference.router,
+        health.router,
+        sessions.router,
+        labels.router,
+        corrections.router,
+        samples.router,
+        models.router,
+    )
