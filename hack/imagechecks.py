@@ -34,6 +34,14 @@ server.terminate()
 server.wait(10)
 """
 REDIS = "redis-server --dir /tmp --daemonize yes --appendonly yes --unixsocket /tmp/redis.sock --port 0 && redis-cli -s /tmp/redis.sock ping && redis-cli -s /tmp/redis.sock shutdown"
+CUDA = """
+import ctypes, glob, subprocess, sys
+library, = glob.glob(sys.prefix + "/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime_providers_cuda.so")
+said = subprocess.run(["ldd", library], capture_output=True, text=True, check=True).stdout
+missing = [line.strip() for line in said.splitlines() if "not found" in line and "libcuda.so" not in line]
+assert "libcublas" in said and not missing, missing or said
+ctypes.CDLL("libcudnn.so.9")
+"""
 TORCH = "import torch, torchvision, matplotlib.pyplot, onnxruntime, continual_workers.training.app; assert torch.ones(2, 2).matmul(torch.ones(2, 2)).sum() == 8"
 
 
@@ -70,10 +78,7 @@ CHECKS: dict[str, tuple[Check, ...]] = {
         _refuses("continual_workers.inference"),
         _refuses("continual_workers.evaluation"),
     ),
-    "inference-gpu": (
-        _python(NO_TORCH),
-        _python("import onnxruntime as o; assert 'CUDAExecutionProvider' in o.get_available_providers()"),
-    ),
+    "inference-gpu": (_python(NO_INSTALLER), _python(NO_TORCH), _python(CUDA), _refuses("continual_workers.inference")),
     "gateway": (_python(NO_INSTALLER), _python(NO_TORCH), _refuses("continual_gateway")),
     "trainer": (_python(NO_INSTALLER), _python(TORCH)),
     "redis": (Check(("sh", "-c", REDIS), prints="PONG"),),
@@ -120,6 +125,7 @@ def specification(root: Path, hosts: Path, arguments: tuple[str, ...]) -> dict[s
     environment = {
         "PATH": "/opt/continual/bin:/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "PYTHONDONTWRITEBYTECODE": "1",
         "MPLCONFIGDIR": "/tmp/matplotlib", "MPLBACKEND": "agg", "USER": "continual", "OMP_NUM_THREADS": "1", "LANG": "C.UTF-8",
+        "LD_LIBRARY_PATH": "/opt/continual/nvidia/cu13/lib:/opt/continual/nvidia/cudnn/lib",
     }  # fmt: skip
     kinds = ("pid", "network", "ipc", "uts", "mount")
     return {

@@ -26,7 +26,7 @@ def bill(name: str, root: Path, go_module_file: Path | None = None) -> dict[str,
     }
 
 
-def component(name: str, version: str, purl: str, licence: str | None = None) -> dict[str, Any]:
+def component(name: str, version: str, purl: str, licence: str = "") -> dict[str, Any]:
     document: dict[str, Any] = {"type": "library", "name": name, "version": version, "purl": purl, "bom-ref": purl}
     if licence:
         document["licenses"] = [{"license": {"name": licence}}]
@@ -48,7 +48,7 @@ def python(root: Path) -> Iterator[dict[str, Any]]:
     folders = [str(folder) for folder in root.glob("opt/continual/lib/python3*/site-packages")]
     for package in distributions(path=folders):
         name = re.sub(r"[-_.]+", "-", package.metadata["Name"]).lower()
-        licence = package.metadata["License-Expression"] if "License-Expression" in package.metadata else None
+        licence = str(package.metadata.json.get("license_expression") or "")
         yield component(name, package.version, f"pkg:pypi/{name}@{package.version}", licence)
 
 
