@@ -5,7 +5,7 @@ STAMP := .venv/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup redis web chromium screenshots tools demo test test-long control-plane images lint format lock lock-images reference chart checkov bench bench-quick bench-gate clean
+.PHONY: help setup redis web chromium screenshots tools demo test test-long control-plane e2e e2e-tools e2e-node images lint format lock lock-images reference chart checkov bench bench-quick bench-gate clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -43,6 +43,14 @@ screenshots: setup chromium ## docs/images/dashboard-*.png taken anew from a rea
 
 control-plane: setup tools ## A real Kubernetes API server with the CRD on this machine, until Ctrl-C
 	@$(PY) tests/cluster/control_plane.py
+
+e2e: setup ## The whole story on a real one-node cluster with our images: install, train, canary, rollback, faults, uninstall (root)
+	@hack/setup e2e
+	@$(MAKE) --no-print-directory -j2 e2e-tools images
+	@$(PY) -m pytest -x tests/e2e $(ARGS)
+
+e2e-tools: tools
+	@$(PY) hack/tools/build.py kube-scheduler kubelet kube-proxy coredns helm
 
 e2e-node: setup ## A real one-node cluster with containers on this machine, until Ctrl-C (root)
 	@hack/setup e2e

@@ -38,6 +38,8 @@ ROOT = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "continual"
 NEEDED = ("containerd", "runc", "ctr", "nft", "ip", "conntrack", "unshare", "nsenter", "mount", "openssl", "go")
 VOLUMES = 6
+CPU_SHARES = 8192
+"""Of all pods together, where one process of the host has 1024 (cgroup v1)."""
 START_SECONDS = 180
 """Generous, as for the control plane: other tests may use all cores."""
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
@@ -306,6 +308,8 @@ def make_control_groups() -> None:
             (group.parent / "cgroup.subtree_control").write_text(
                 " ".join(f"+{c}" for c in controllers.read_text().split())
             )
+        if (group / "cpu.shares").exists():
+            (group / "cpu.shares").write_text(str(CPU_SHARES))
         elif group.parent.name == "cpuset":
             for name in ("cpuset.cpus", "cpuset.mems"):
                 (group / name).write_text((group.parent / name).read_text())
