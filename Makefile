@@ -46,7 +46,7 @@ control-plane: setup tools ## A real Kubernetes API server with the CRD on this 
 
 e2e: setup ## The whole story on a real one-node cluster with our images: install, train, canary, rollback, faults, uninstall (root)
 	@hack/setup e2e
-	@$(MAKE) --no-print-directory -j2 e2e-tools images
+	@$(MAKE) --no-print-directory -j2 ARGS= e2e-tools images
 	@$(PY) -m pytest -x tests/e2e $(ARGS)
 
 e2e-tools: tools
