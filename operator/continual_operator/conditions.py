@@ -44,7 +44,7 @@ def show(draft: Draft) -> Draft:
         next=_numbers(draft, status.next, report),
         probation=_probation(draft, status.probation, report),
         backlog=report.backlog if report else status.backlog,
-        replicas=draft.obs.ready(status.stable.version) if status.stable else 0,
+        replicas=draft.obs.pods(status.stable.version) if status.stable else 0,
         selector=_selector(draft, status),
         training=_progress(draft, status),
         group_generation=max(status.group_generation, draft.obs.routing.gen if draft.obs.routing else 0),
@@ -221,6 +221,8 @@ def _unanswered(draft: Draft, stable: Stable, status: Status) -> tuple[str, str]
     if _has_lost_routing(draft):
         return reasons.STREAM_RESET, RESET
     child = draft.obs.deployment(stable.version)
+    if stable.replicas == 0:
+        return reasons.SCALED_TO_ZERO, "spec.serving.replicas is 0; requests wait in the stream"
     if child is None or child.ready == 0:
         said = f"0 of {stable.replicas} pods of {stable.version} are Ready"
         trouble = child.trouble if child else None

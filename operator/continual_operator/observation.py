@@ -29,6 +29,8 @@ class DeploymentFacts:
     replicas: int
     ready: int
     manifest_hash: str
+    pods: int = 0
+    """There are, Ready or not."""
     ours: bool = True
     """Controlled by this very resource (its uid), not by an earlier one of the same name."""
     trouble: Trouble = NO_TROUBLE
@@ -95,6 +97,10 @@ class Observation:
     def ready(self, version: str) -> int:
         child = self.deployment(version)
         return child.ready if child else 0
+
+    def pods(self, version: str) -> int:
+        child = self.deployment(version)
+        return child.pods if child else 0
 
     def deployment(self, version: str) -> DeploymentFacts | None:
         child = self.deployments.get(deployment_name(self.model.name, version))

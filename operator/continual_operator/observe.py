@@ -80,6 +80,7 @@ def _deployment(child: Manifest, children: list[Manifest], uid: str, now: dateti
         replicas=int(child.get("spec", {}).get("replicas", 1)),
         ready=int(status.get("readyReplicas") or 0),
         manifest_hash=(metadata.get("annotations") or {}).get(labels.MANIFEST_HASH, ""),
+        pods=int(status.get("replicas") or 0),
         ours=_is_ours(metadata, uid),
         trouble=_trouble(own, status, now),
     )

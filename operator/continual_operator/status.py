@@ -347,5 +347,4 @@ def material(status: Status) -> Status:
         training=training,
         conditions=conditions,
         backlog=0,
-        replicas=0,
     )
