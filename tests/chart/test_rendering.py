@@ -211,7 +211,7 @@ MOUNTS = {
     "Deployment/continual-gateway": {"continual-redis-gateway", "continual-store-gateway", "continual-gateway"},
     "StatefulSet/continual-redis": {"continual-redis-acl"},
     "StatefulSet/continual-minio": {"continual-minio-root", *(f"continual-store-{c}" for c in COMPONENTS)},
-    "Pod/continual-test-prediction": {"continual-gateway-admin"},
+    "Pod/continual-test-prediction": {"continual-gateway-test"},
 }
 """MinIO's pod makes the key pairs, so it holds them; everybody else holds their own."""
 
