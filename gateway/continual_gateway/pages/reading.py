@@ -23,6 +23,7 @@ from fastapi import Request
 
 from continual_gateway import audit
 from continual_gateway.gateway import Gateway, gateway_of
+from continual_gateway.pages.asking import Chances
 from continual_gateway.resources import Document, ModelRef, dig, ref_of
 from continual_gateway.views.snapshot import Epoch, Snapshot
 
@@ -71,6 +72,7 @@ class Reading:
         self._lines: dict[str, tuple[Line, Line]] = {}
         self._manifests: dict[str, CheckpointManifest] = {}
         self._epochs: dict[str, tuple[Epoch, ...]] = {}
+        self.runtime = Chances()
 
     async def snapshot(self, document: Document, *, whole: bool = True) -> Snapshot:
         """Everything known of a model now; with `whole` false only what its line in the list shows."""
@@ -121,7 +123,7 @@ class Reading:
         pipe = self._gateway.deps.redis.pipeline(transaction=False)
         pipe.hget(keys.report, "json")
         for line, resolution in ((fine, FINE), (coarse, COARSE)):
-            pipe.xrange(keys.history(resolution.suffix), line.start(), "+")  # type: ignore[arg-type]  # exclusive starts are text
+            pipe.xrange(keys.history(resolution.suffix), line.start(), "+")
             pipe.xrevrange(keys.history(resolution.suffix), count=1)
         pipe.hgetall(keys.progress(job))
         raw, fine_new, fine_end, coarse_new, coarse_end, progress = await pipe.execute()

@@ -11,6 +11,8 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from continual_gateway import audit
 from continual_gateway.gateway import gateway_of
 from continual_gateway.guards import Admin, Viewer, principal_of
+from continual_gateway.pages.ingest import ingest_router
+from continual_gateway.pages.learning import learning_router
 from continual_gateway.pages.reading import reading_of
 from continual_gateway.pages.rendering import STATIC, KeptFiles, PageRoute, fingerprint, fragment, render
 from continual_gateway.pages.steering import obey
@@ -24,6 +26,8 @@ from continual_gateway.views.snapshot import Snapshot
 from continual_gateway.views.versions import conditions, decisions, versions
 
 pages_router = APIRouter(route_class=PageRoute, default_response_class=HTMLResponse)
+pages_router.include_router(learning_router)
+pages_router.include_router(ingest_router)
 FRAGMENTS = ("head", "rollout", "versions", "classes", "ledger")
 AUDIT_SHOWN = 8
 

@@ -102,6 +102,13 @@
       canvas.toBlob((blob) => put(document.getElementById("image"), [new File([blob], "drawing.png", { type: "image/png" })]), "image/png");
     });
   }
+  // An upload takes a while: say so, and send the empty file fields of the form not at all.
+  document.getElementById("upload")?.addEventListener("submit", (event) => {
+    const form = event.target;
+    for (const input of form.querySelectorAll("input[type=file]")) input.disabled = input.files.length === 0;
+    form.querySelector("[data-busy]").hidden = false;
+    form.querySelector("button").disabled = true;
+  });
   for (const element of document.querySelectorAll("[data-needs-script]")) element.hidden = false;
 
   // One key per class; a queue fragment names its keys in data-key.

@@ -43,7 +43,7 @@
         if (height > 150 * devicePixelRatio && to - from > 40 * devicePixelRatio) {
           context.fillStyle = css("--soft");
           context.font = `${11 * devicePixelRatio}px ${css("--font")}`;
-          context.fillText(`${band.version} ${band.kind}`, from + 5, top + 13 * devicePixelRatio, to - from - 8);
+          context.fillText(`${band.version} ${band.kind}`, from + 5, top + height - 7 * devicePixelRatio, to - from - 8);
         }
       }
       for (const mark of chart.marks ?? []) {
@@ -67,7 +67,7 @@
         context.stroke();
         context.fillStyle = css("--bad");
         context.font = `${11 * devicePixelRatio}px ${css("--font")}`;
-        context.fillText(line.label, left + 5, y - 4 * devicePixelRatio);
+        context.fillText(line.label, left + 5, y - top < 16 * devicePixelRatio ? y + 12 * devicePixelRatio : y - 4 * devicePixelRatio);
       }
       context.restore();
     };
@@ -101,12 +101,13 @@
       }
     });
     const axis = { stroke: css("--soft"), grid: { stroke: css("--line"), width: 1 }, ticks: { stroke: css("--line"), width: 1, size: 4 }, font: `11px ${css("--font")}` };
-    const axes = [{ ...axis, space: 70, size: 26 }, { ...axis, size: 44, space: 26 }];
+    const axes = [{ ...axis, space: 70, size: 26 }, chart.log ? { ...axis, size: 44, grid: { show: false } } : { ...axis, size: 44, space: 26 }];
     const scales = { x: { time: !chart.x }, y: chart.log ? { distr: 3, log: 10, range: (u, low, high) => [1, Math.max(high ?? 1, ...(chart.lines ?? []).map((line) => line.value)) * 2] } : { range: range(chart, key) } };
     if (chart.series.some((one) => one.scale === "loss")) {
       scales.loss = { range: (u, low, high) => [0, (high ?? 1) * 1.1] };
       axes.push({ ...axis, scale: "loss", side: 1, size: 40, grid: { show: false } });
     }
+    if (chart.log) axes[1].filter = (u, splits) => splits.map((value) => (Number.isInteger(Math.log10(value)) ? value : null));
     if (!chart.x) axes[0].values = [[3600 * 24, "{D}.{M}.", null, null, null, null, null, null, 1], [60, "{HH}:{mm}", null, null, null, null, null, null, 1], [1, "{HH}:{mm}:{ss}", null, null, null, null, null, null, 1]];
     const box = figure.querySelector(".plot");
     const legend = chart.series.length > 1 || key === "accuracy" ? 26 : 0;

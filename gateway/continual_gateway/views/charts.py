@@ -6,6 +6,7 @@ candidate was in the shadow, a canary or on probation; marks are moments at whic
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -155,7 +156,7 @@ def _throughput(points: Sequence[HistoryPoint]) -> Chart:
     series = []
     for name in _names(points):
         values: list[float | None] = [None]
-        for before, here in zip(points, points[1:], strict=False):
+        for before, here in itertools.pairwise(points):
             one, other = before.versions.get(name), here.versions.get(name)
             seconds = (here.time_ms - before.time_ms) / 1000
             grown = None if one is None or other is None or seconds <= 0 else (other.answers - one.answers) / seconds

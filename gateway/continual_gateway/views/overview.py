@@ -67,6 +67,7 @@ class Head:
     name: str
     namespace: str
     path: str
+    qualified: str
     state: Pill
     facts: tuple[str, ...]
     notices: tuple[Pill, ...]
@@ -197,6 +198,7 @@ def head(snapshot: Snapshot) -> Head:
         name=snapshot.ref.name,
         namespace=snapshot.ref.namespace,
         path=path_of(snapshot),
+        qualified=snapshot.ref.qualified,
         state=state_of(snapshot),
         facts=(
             str(snapshot.spec("model.architecture", "")),
@@ -311,13 +313,9 @@ def _figure_training(snapshot: Snapshot) -> Figure:
     trigger = text.words(str(training.get("trigger", "")))
     if state in {"Pending", "Running"}:
         return Figure("Training", progress_words(snapshot), note=trigger, tone="busy")
-    tone: Tone = "bad" if state == "Failed" else "idle"
-    return Figure(
-        "Training",
-        state.lower(),
-        note=str(training.get("message", "") or trigger) if tone == "bad" else trigger,
-        tone=tone,
-    )
+    if state == "Failed":
+        return Figure("Training", "failed", note=str(training.get("message", "")) or trigger, tone="bad")
+    return Figure("Training", "idle", note=f"last: {trigger.lower()}, {state.lower()}" if trigger else "none yet")
 
 
 def progress_words(snapshot: Snapshot) -> str:

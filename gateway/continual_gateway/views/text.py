@@ -86,7 +86,7 @@ def moment_of(request_id: str) -> str:
 def number(text: str | float | None) -> float | None:
     """A printed number of the status; None for what is none."""
     try:
-        value = float(text) if text not in {None, "", "-"} else math.nan  # type: ignore[arg-type]  # None is excluded
+        value = float(text) if text not in {None, "", "-"} else math.nan
     except ValueError:
         return None
     return value if math.isfinite(value) else None

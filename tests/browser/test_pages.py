@@ -1,0 +1,251 @@
+"""Every page as people of each role see it, on each size of screen, in both schemes, with and without scripts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from continual_contract.entries import decode_label
+from continual_contract.keys import ModelKeys
+from playwright.sync_api import Page, expect
+
+AsRole = Callable[..., Page]
+KEYS = ModelKeys("default", "digits")
+PATHS = ("/", "/models/digits", "/models/digits/try", "/models/digits/samples", "/models/digits/queue")
+
+
+def test_the_dashboard_of_this_machine_signs_in_and_lists_the_model(owner: Page) -> None:
+    """`continual dashboard`'s address works once: name, state, version and age of the model are there."""
+    expect(owner.locator("tbody tr")).to_have_count(1)
+    expect(owner.locator("tbody tr th a")).to_have_text("digits")
+    expect(owner.locator("tbody .pill")).to_contain_text("Ready")
+    expect(owner.locator("tbody .version").first).to_have_text(re.compile(r"v\d+"))
+    expect(owner.locator(".who")).to_contain_text("me")
+
+
+def test_an_unknown_token_is_told_what_to_do(visitor: Any) -> None:
+    """A wrong token leads back to the same page with a sentence, never to a blank error."""
+    page = visitor.open("/models/digits")
+    expect(page).to_have_url(re.compile("/signin$"))
+    page.fill("#token", "not a token")
+    page.click("main button")
+    expect(page.get_by_role("alert")).to_contain_text("continual dashboard")
+
+
+def test_the_overview_shows_live_numbers_curves_and_the_ledger(as_role: AsRole, traffic: None) -> None:
+    """Labelled traffic appears as accuracy with its interval, as curves on a canvas, as bars and as a confusion matrix."""
+    page = as_role("admin")
+    page.goto("/models/digits")
+    expect(page.locator(".figure", has_text="Live accuracy").locator(".value")).to_have_text(re.compile(r"\d\d"))
+    expect(page.locator(".figure", has_text="Live accuracy").locator(".note")).to_contain_text("labels")
+    expect(page.locator("[data-chart=accuracy] canvas")).to_be_visible()
+    expect(page.locator("[data-chart=training] canvas")).to_be_visible()
+    expect(page.locator("#versions tbody tr").last).to_contain_text("Bootstrap")
+    expect(page.locator("#versions tbody code").first).to_have_text(re.compile("[0-9a-f]{12}"))
+    expect(page.locator(".matrix td.right")).to_have_count(10)
+    expect(page.locator(".bars tbody tr")).to_have_count(10)
+    expect(page.locator("#ledger .ledger").first).to_contain_text("First version")
+    page.locator("#ledger a", has_text="Accept").last.click()
+    expect(page.locator("h1")).to_contain_text("Accept v1")
+    expect(page.locator("pre.json")).to_contain_text('"parity_max_abs_diff"')
+
+
+def test_the_overview_changes_without_being_loaded_again(as_role: AsRole, world: Any, traffic: None) -> None:
+    """A verb given elsewhere shows on an open page within seconds, and what did not change is not sent."""
+    page = as_role("admin")
+    page.goto("/models/digits")
+    page.evaluate("window.here = true")
+    world.verb("suspend")
+    expect(page.locator("#head .notice")).to_contain_text("Suspended")
+    world.verb("resume")
+    expect(page.locator("#head .notice")).to_have_count(0)
+    assert page.evaluate("window.here") is True
+
+
+def test_labels_are_given_by_keyboard(as_role: AsRole, world: Any, asked: list[str]) -> None:
+    """Five keys are five labels of source audit in the stream, by the person who pressed them; the sixth key skips."""
+    page = as_role("labeler")
+    page.goto("/models/digits/queue")
+    client = world.redis()
+    begin = client.xrevrange(KEYS.labels, count=1)
+    last = begin[0][0].decode() if begin else "0-0"
+    seen = []
+    for key in ("3", "1", "4", "1", "5"):
+        item = page.locator("#item").get_attribute("data-item")
+        seen.append(item)
+        page.keyboard.press(key)
+        page.wait_for_function("item => document.getElementById('item')?.dataset.item !== item", arg=item)
+    skipped = page.locator("#item").get_attribute("data-item")
+    page.keyboard.press("Space")
+    page.wait_for_function("item => document.getElementById('item')?.dataset.item !== item", arg=skipped)
+    labels = [decode_label(fields) for _, fields in client.xrange(KEYS.labels, f"({last}", "+")]
+    mine = [label for label in labels if label.labeler == "labeler-person"]
+    assert [(label.reference, label.class_name, label.source) for label in mine] == [
+        (item, key, "audit") for item, key in zip(seen, ("3", "1", "4", "1", "5"), strict=True)
+    ]
+    assert set(seen) <= set(asked)
+    assert len({*seen, skipped}) == 6, "nothing is shown twice"
+
+
+def test_a_viewer_looks_and_asks_but_changes_nothing(as_role: AsRole, visitor: Any, world: Any) -> None:
+    """No button of a verb, no upload, no queue; and the addresses behind them refuse, whatever the page shows."""
+    page = as_role("viewer")
+    page.goto("/models/digits")
+    expect(page.locator("form[action*='/verbs/']")).to_have_count(0)
+    expect(page.locator(".tabs a", has_text="Label queue")).to_have_count(0)
+    page.goto("/models/digits/samples")
+    expect(page.locator("#upload")).to_have_count(0)
+    visitor.watch.expected.add(403)
+    page.goto("/models/digits/queue")
+    expect(page.get_by_role("alert")).to_contain_text("labeler")
+    answer = page.evaluate(POST, ["/models/digits/verbs/suspend", {}])
+    assert answer == 403
+    assert not (world.state.read_model("digits")["spec"]).get("suspend")
+
+
+def test_a_labeler_teaches_but_does_not_steer(as_role: AsRole, visitor: Any, world: Any) -> None:
+    """The queue and the upload are there; the verbs are not, and refuse."""
+    page = as_role("labeler")
+    page.goto("/models/digits/samples")
+    expect(page.locator("#upload")).to_be_visible()
+    page.goto("/models/digits")
+    expect(page.locator("form[action*='/verbs/']")).to_have_count(0)
+    visitor.watch.expected.add(403)
+    assert page.evaluate(POST, ["/models/digits/verbs/retrain", {}]) == 403
+    assert "continual.dev/retrain-requested-at" not in (
+        world.state.read_model("digits")["metadata"].get("annotations") or {}
+    )
+
+
+def test_a_form_without_its_sessions_token_is_refused(as_role: AsRole, visitor: Any, world: Any) -> None:
+    """Mutation check of the buttons: the same POST by an admin passes with the token and not without."""
+    page = as_role("admin")
+    visitor.watch.expected.add(403)
+    assert page.evaluate(POST, ["/models/digits/verbs/suspend", {"csrf": "forged"}]) == 403
+    assert not world.state.read_model("digits")["spec"].get("suspend")
+    token = page.locator("meta[name=csrf]").get_attribute("content")
+    assert page.evaluate(POST, ["/models/digits/verbs/resume", {"csrf": token}]) == 200
+
+
+def test_a_verb_that_cuts_asks_first(as_role: AsRole, world: Any) -> None:
+    """Cancel leaves everything as it is; Go ahead writes the field; the ledger of changes names who."""
+    page = as_role("admin")
+    page.goto("/models/digits")
+    page.click("#head-suspend")
+    page.locator("#confirm button", has_text="Cancel").click()
+    assert not world.state.read_model("digits")["spec"].get("suspend")
+    page.click("#head-suspend")
+    page.locator("#confirm button", has_text="Go ahead").click()
+    expect(page.get_by_role("status").first).to_contain_text("Suspended")
+    expect(page.locator("#head .notice")).to_contain_text("Suspended")
+    expect(page.locator("section", has=page.locator("#audit-title"))).to_contain_text("admin-person suspend")
+    page.click("#head-resume")
+    expect(page.locator("#head .notice")).to_have_count(0)
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_every_page_fits_a_phone(as_role: AsRole, asked: list[str], dark: bool) -> None:
+    """At 390 px nothing scrolls sideways but tables within their own frame, and text keeps its size."""
+    page = as_role("admin", width=390, dark=dark)
+    for path in PATHS:
+        page.goto(path)
+        page.wait_for_load_state("networkidle" if path != "/models/digits" else "load")
+        assert page.evaluate("document.documentElement.scrollWidth") == 390, path
+        assert page.evaluate("parseFloat(getComputedStyle(document.body).fontSize)") >= 15
+    background = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+    assert (sum(int(part) for part in re.findall(r"\d+", background)[:3]) < 200) is dark
+
+
+def test_the_pages_work_without_scripts(as_role: AsRole, digits: Any, world: Any) -> None:
+    """Sign in, read the overview, ask about an image, correct nothing, label one request, suspend and resume: forms and links alone."""
+    page = as_role("admin", script=False)
+    page.click("tbody a")
+    expect(page.locator("h1")).to_have_text("digits")
+    expect(page.locator("#rollout .verdict")).to_be_visible()
+    page.locator(".tabs a", has_text="Try it").click()
+    page.set_input_files("#image", digits(3).upload)
+    page.click("text=Ask")
+    expect(page.locator("#said")).to_have_text(digits(3).label)
+    page.locator(".tabs a", has_text="Label queue").click()
+    page.locator("button[name=label]", has_text=digits(3).label).first.click()
+    expect(page.locator("#queue-title")).to_be_visible()
+    page.goto("/models/digits")
+    page.click("#head-suspend")
+    expect(page.locator("#head .notice")).to_contain_text("Suspended")
+    page.click("#head-resume")
+    expect(page.locator("#head .notice")).to_have_count(0)
+
+
+def test_what_went_wrong_is_a_page_that_names_the_remedy(as_role: AsRole, visitor: Any) -> None:
+    """A file that is no image, a model that is not there: a sentence with field, value and what helps, in the frame of the site."""
+    visitor.watch.expected.update({400, 404})
+    page = as_role("labeler")
+    page.goto("/models/digits/try")
+    page.set_input_files("#image", {"name": "a.png", "mimeType": "image/png", "buffer": b"not an image"})
+    expect(page.get_by_role("alert")).to_contain_text("What helps")
+    page.goto("/models/nobody")
+    expect(page.get_by_role("alert")).to_contain_text("default.digits")
+
+
+def test_a_drawing_is_asked_like_a_file(as_role: AsRole) -> None:
+    """Strokes on the canvas become a request of their own and come back as the model saw them."""
+    page = as_role("viewer")
+    page.goto("/models/digits/try")
+    box = page.locator("canvas.sketch").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 140, box["y"] + 40)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 140, box["y"] + 240, steps=8)
+    page.mouse.up()
+    page.click("#sketch-send")
+    expect(page.locator("#said")).to_have_text(re.compile(r"^\d$"))
+    expect(page.locator(".chances tr")).to_have_count(6)
+    ink = page.evaluate(INK)
+    assert ink > 50_00, "the stroke is in the picture"
+
+
+def test_keys_alone_reach_everything(as_role: AsRole) -> None:
+    """Tab begins with the skip link, every stop shows a focus ring, Enter follows it."""
+    page = as_role("admin")
+    page.goto("/models/digits")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+    rings = []
+    for _ in range(6):
+        page.keyboard.press("Tab")
+        rings.append(page.evaluate("getComputedStyle(document.activeElement).outlineStyle"))
+    assert rings == ["solid"] * 6
+
+
+def test_the_rules_of_content_hold_in_the_browser(as_role: AsRole, visitor: Any) -> None:
+    """Mutation check of the clean consoles: an inline script and a foreign image are both stopped, and both are noticed."""
+    page = as_role("viewer")
+    page.evaluate(INJECT)
+    page.wait_for_timeout(300)
+    assert page.evaluate("window.injected") is None
+    told = [fault for fault in visitor.watch.faults if "Content Security Policy" in fault]
+    assert len(told) >= 2
+    visitor.watch.faults.clear()
+
+
+POST = """async ([path, fields]) => (await fetch(path, {method: "POST", headers: {accept: "text/html"},
+  body: new URLSearchParams(fields)})).status"""
+INK = """() => {
+  const image = document.querySelector("img.picture");
+  const canvas = Object.assign(document.createElement("canvas"), {width: 28, height: 28});
+  const pen = canvas.getContext("2d");
+  pen.drawImage(image, 0, 0, 28, 28);
+  return pen.getImageData(0, 0, 28, 28).data.reduce((sum, value, index) => sum + (index % 4 === 0 ? value : 0), 0);
+}"""
+INJECT = """() => {
+  const script = document.createElement("script");
+  script.textContent = "window.injected = true";
+  document.body.append(script);
+  const image = new Image();
+  image.src = "http://192.0.2.1/pixel.png";
+  document.body.append(image);
+}"""
