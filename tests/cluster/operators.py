@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import functools
 import json
 import os
 import signal
@@ -14,14 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from control_plane import MODELS, ControlPlane, die_with_parent, free_port
+from control_plane import MODELS, ROOT, ControlPlane, die_with_parent, free_port, tool
 
-RBAC = Path(__file__).with_name("rbac.yaml")
+CHART = ROOT / "charts/continual"
 ACCOUNT = "continual-operator"
 PATHS = {
     "ServiceAccount": "/api/v1/namespaces/{}/serviceaccounts",
     "Role": "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/roles",
     "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/rolebindings",
+    "ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles",
+    "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
     "Deployment": "/apis/apps/v1/namespaces/{}/deployments",
     "PodDisruptionBudget": "/apis/policy/v1/namespaces/{}/poddisruptionbudgets",
     "Job": "/apis/batch/v1/namespaces/{}/jobs",
@@ -56,15 +60,29 @@ def objects(plane: ControlPlane, kind: str, namespace: str) -> list[dict[str, An
     return list(answer.body["items"])
 
 
+@functools.cache
+def chart_rights(namespace: str, *settings: str) -> tuple[dict[str, Any], ...]:
+    """Account, roles and bindings of the operator as `helm install` of the chart would make them."""
+    values = [word for setting in settings for word in ("--set", setting)]
+    command = [
+        tool("helm"), "template", "continual", str(CHART), "--namespace", namespace,
+        "--show-only", "templates/operator/rbac.yaml", *values,
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return tuple(filter(None, yaml.safe_load_all(done.stdout)))
+
+
 def operator_account(
-    plane: ControlPlane, namespace: str, role: Callable[[dict[str, Any]], None] | None = None, proxy: str = ""
-) -> Path:
-    """Create the account with its rights in `namespace` (changed by `role`); returns a kubeconfig with its token, through `proxy`."""
-    for manifest in yaml.safe_load_all(RBAC.read_text()):
-        if manifest["kind"] == "RoleBinding":
-            manifest["subjects"][0]["namespace"] = namespace
+    plane: ControlPlane, namespace: str, role: Callable[[dict[str, Any]], None] | None = None, proxy: str = "",
+    settings: tuple[str, ...] = (),
+) -> Path:  # fmt: skip
+    """Create the chart's account with its rights in `namespace` (changed by `role`); returns a kubeconfig with its token, through `proxy`."""
+    rules: list[dict[str, Any]] = []
+    for manifest in copy.deepcopy(chart_rights(namespace, *settings)):
         if manifest["kind"] == "Role" and role is not None:
             role(manifest)
+        rules += manifest.get("rules", ())
         path = f"{PATHS[manifest['kind']].format(namespace)}/{manifest['metadata']['name']}"
         answer = plane.apply(path, manifest)
         assert answer.ok, answer.message
@@ -74,9 +92,23 @@ def operator_account(
     token = answer.body["status"]["token"]
     file = plane.folder / f"kubeconfig-{namespace}"
     plane.write_kubeconfig(file, token, proxy)
-    models = MODELS.format(namespace=namespace)
-    until("the role is in force", lambda: plane.get(models, token=token).ok)
+    until("the role is in force", lambda: is_allowed(plane, namespace, rules[0]))
     return file
+
+
+def is_allowed(plane: ControlPlane, namespace: str, rule: dict[str, Any]) -> bool:
+    """Whether the operator's account may do what a rule gives it; nothing is asked in its name."""
+    about = {
+        "namespace": namespace, "verb": rule["verbs"][0], "group": rule["apiGroups"][0], "resource": rule["resources"][0],
+    }  # fmt: skip
+    user = f"system:serviceaccount:{namespace}:{ACCOUNT}"
+    review = {"spec": {"user": user, "resourceAttributes": about}}
+    path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+    return bool(
+        plane.create(path, {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", **review}).body[
+            "status"
+        ]["allowed"]
+    )
 
 
 def digits(name: str = "digits", **spec: Any) -> dict[str, Any]:

@@ -13,15 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from continual_contract.errors import ClusterRefusedError, ConflictError
 from continual_operator.cluster import Manifest, ModelRef
 from continual_operator.kubernetes.api import Api, configuration, connect
 from continual_operator.kubernetes.cluster import KubernetesCluster
 from continual_operator.kubernetes.handlers import Watches
-from continual_operator.kubernetes.lease import Lease
 from control_plane import MODELS, ControlPlane
-from operators import ACCOUNT, PATHS, RBAC, farewells, operator_account
+from operators import ACCOUNT, PATHS, farewells, operator_account
 
 FILE = Path(__file__).resolve().parents[1] / "conformance/test_cluster.py"
 NEED_A_NODE = {
@@ -49,12 +46,6 @@ def load_battery() -> Any:
 
 battery = load_battery()
 REF: ModelRef = battery.REF
-BUDGET = {
-    "apiVersion": "policy/v1",
-    "kind": "PodDisruptionBudget",
-    "metadata": {"name": "digits-v1", "namespace": "default", "labels": battery.LABELS},
-    "spec": {"maxUnavailable": 1, "selector": {"matchLabels": battery.LABELS}},
-}
 SCENES = {name: value for name, value in vars(battery).items() if name.startswith("test_")}
 
 
@@ -249,77 +240,3 @@ def test_a_list_makes_good_what_no_watch_told(controllers: ControlPlane, account
         await farewells()
 
     asyncio.run(scene())
-
-
-def test_every_right_is_used_and_no_other(controllers: ControlPlane, play: Any) -> None:
-    """Everything the operator can ask for, under its own account: what it got is what the Role gives, verb by verb."""
-
-    async def scene(made: KubernetesWorld) -> None:
-        cluster, lease = made.cluster, Lease(made.api, "default", "continual-operator", "tests")
-        await lease.acquire()
-        await made.cluster.list_models()
-        version = made.put_model()["metadata"]["resourceVersion"]
-        await cluster.write_status(REF, {"backlog": 1}, version)
-        await cluster.annotate(REF, {"a": "b"})
-        await cluster.record_event(REF, "Normal", "Again", "the same words")
-        await cluster.record_event(REF, "Normal", "Again", "the same words")
-        await cluster.apply(battery.deployment())
-        await cluster.apply(BUDGET)
-        await cluster.create(battery.job("exit 0"))
-        for view in await cluster.children(REF):
-            metadata = view["metadata"]
-            if view["kind"] != "Pod":
-                await cluster.delete(view["kind"], "default", metadata["name"], metadata["uid"])
-        made.delete_model()
-        with pytest.raises(ConflictError):
-            await cluster.write_status(REF, {"backlog": 2}, version)  # reads the model past the cache
-        await lease.release()
-
-    play(scene)
-    used = {_right(event) for event in controllers.requests(f"system:serviceaccount:default:{ACCOUNT}")}
-    creates_by_patch = {("apps", "deployments", "create"), ("policy", "poddisruptionbudgets", "create")}
-    assert {right for right in used if right} | creates_by_patch == given_rights()
-
-
-@pytest.mark.parametrize("resource", ["deployments", "poddisruptionbudgets"])
-def test_an_apply_without_the_right_to_create_is_refused_and_said_so(
-    controllers: ControlPlane, namespace: str, resource: str
-) -> None:
-    """Server-side apply of what is not there needs both verbs; the error names request and reason, and is none to retry blindly."""
-
-    def without_create(role: dict[str, Any]) -> None:
-        [rule] = [rule for rule in role["rules"] if rule["resources"] == [resource]]
-        rule["verbs"].remove("create")
-
-    kubeconfig = operator_account(controllers, namespace, without_create)
-    source = battery.deployment() if resource == "deployments" else BUDGET
-    manifest = {**source, "metadata": {**source["metadata"], "namespace": namespace}}
-
-    async def scene() -> None:
-        found = await configuration({"KUBECONFIG": str(kubeconfig)})
-        async with connect(found) as api:
-            with pytest.raises(ClusterRefusedError, match=rf"patch /apis/.*/{resource}/.*403.*cannot create resource"):
-                await KubernetesCluster(api, (namespace,)).apply(manifest)
-        await farewells()
-
-    asyncio.run(scene())
-
-
-def _right(event: dict[str, Any]) -> tuple[str, str, str] | None:
-    """Group, resource and verb; None for discovery, which everybody may read."""
-    if "objectRef" not in event:
-        return None
-    about = event["objectRef"]
-    resource = "/".join(filter(None, (about["resource"], about.get("subresource"))))
-    return about.get("apiGroup", ""), resource, event["verb"]
-
-
-def given_rights() -> set[tuple[str, str, str]]:
-    role = next(m for m in yaml.safe_load_all(RBAC.read_text()) if m["kind"] == "Role")
-    return {
-        (group, resource, verb)
-        for rule in role["rules"]
-        for group in rule["apiGroups"]
-        for resource in rule["resources"]
-        for verb in rule["verbs"]
-    }
