@@ -94,10 +94,9 @@ class Fleet:
     def __init__(self, plane: ControlPlane, folder: Path, redis_port: int) -> None:
         self.plane, self.folder = plane, folder
         self.redis = redis.Redis(port=redis_port, protocol=2)
-        self.operator = OperatorProcess(
-            "fleet", folder, operator_account(plane, NAMESPACE), NAMESPACE, f"redis://127.0.0.1:{redis_port}/0",
-            CONTINUAL_STORE_URL=f"file://{folder / 'store'}",
-        )  # fmt: skip
+        self._account, self._redis_url = operator_account(plane, NAMESPACE), f"redis://127.0.0.1:{redis_port}/0"
+        self.starts = 0
+        self.operator = self._start()
         self.audit = Audit(plane.folder / "audit.log")
         self.samples: list[Sample] = []
         self.names: list[str] = []
@@ -106,6 +105,10 @@ class Fleet:
         self._threads = [threading.Thread(target=work) for work in (self._sample, self._evaluate)]
         for thread in self._threads:
             thread.start()
+
+    def _start(self) -> OperatorProcess:
+        self.starts += 1
+        return OperatorProcess(f"fleet-{self.starts}", self.folder, self._account, NAMESPACE, self._redis_url)
 
     def close(self) -> None:
         self._over.set()
@@ -158,9 +161,12 @@ class Fleet:
     # Who works in the background --------------------------------------------------------------------------------------------
 
     def _sample(self) -> None:
-        process = psutil.Process(self.operator.process.pid)
+        """Once a second; an operator that ended (an overloaded API server cost it the Lease) is started again, as its pod would be."""
         while not self._over.wait(1.0):
+            if self.operator.process.poll() is not None:
+                self.operator = self._start()
             with contextlib.suppress(psutil.NoSuchProcess):
+                process = psutil.Process(self.operator.process.pid)
                 times = process.cpu_times()
                 self.samples.append(Sample(time.time(), process.memory_info().rss / 2**20, times.user + times.system))
 

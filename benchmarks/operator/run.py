@@ -176,6 +176,7 @@ def _rows(
         Row("change seen and applied, p50 s", float(np.quantile(lags, 0.5))),
         Row("change seen and applied, p99 s", float(np.quantile(lags, 0.99)), GOAL_SECONDS),
         Row("CPU while idle, cores", idle.cpu_share),
+        Row("operator processes", stage.starts, 1),
         Row(f"{options.models} models Ready after, s", started),
         Row("silent after, s more", silent),
     ]
