@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,9 @@ from continual_contract.ids import id_key
 from continual_contract.keys import ModelKeys
 
 SEED = 7
+CALM = world.Weather(jitter_pixels=1.0, jitter_degrees=5.0, ink_box=28)
+"""As the dataset `digits` that the example's first version learns from: digits fill the image."""
+DRIFTED = replace(world.DRIFTED, ink_box=28)
 NIGHT_SHIFT = Labeler("night-shift", "truth", off_by=3)
 """Who imports wrong labels, from a source that the model does not let judge."""
 
@@ -35,7 +39,7 @@ class Stream:
         cast = world.Cast((), (), world._pools(order))
         self.keys, self.connect, self.books = keys, connect, Books()
         self.feeder = Feeder(connect, keys, digits, cast, self.books, SEED)
-        self.feeder.scene = Scene(labelled_rate=0.0, score_only_rate=0.0)
+        self.feeder.scene = Scene(weather=CALM, labelled_rate=0.0, score_only_rate=0.0)
         self.tracker = Tracker(
             connect, keys, read_status, self.books, self.feeder.seconds, lambda: len(self.feeder.labels), str
         )  # fmt: skip

@@ -12,11 +12,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from continual_cli.demo import world
 from continual_cli.demo.feeder import Labeler
 from continual_contract.keys import ModelKeys
 from kube import CHART, VALUES, Kube, until
-from stream import NIGHT_SHIFT, Stream, phase_of, wait_a_moment, weights
+from stream import DRIFTED, NIGHT_SHIFT, Stream, phase_of, wait_a_moment, weights
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -217,7 +216,7 @@ def test_drift_starts_a_training_job_by_itself(kube: Kube, stream: Stream) -> No
     until("the detector is armed", lambda: stream.drift() and stream.drift().armed, told=lambda: said(kube))
     before = stream.newest_shard()
     until("a shard closes", lambda: stream.newest_shard() > before, told=lambda: said(kube))
-    stream.show(weather=world.DRIFTED, pools=("calm", "learn"), labelled_rate=DRIFT_RATE)
+    stream.show(weather=DRIFTED, pools=("calm", "learn"), labelled_rate=DRIFT_RATE)
     until("the alarm", lambda: stream.drift().alarms, told=lambda: said(kube))
     stream.show(labelled_rate=LABELLED_RATE)
     until(

@@ -30,7 +30,7 @@ POOL_WEIGHTS = {"calm": 130, "learn": 280, "gate": 150, "probation": 130, "bad":
 
 @dataclass(frozen=True, slots=True)
 class Weather:
-    """How the world looks now: ink contrast, grey veil over the paper, tilt in degrees; and how much single images differ."""
+    """How the world looks now: ink contrast, grey veil over the paper, tilt in degrees; how much single images differ; how large digits are."""
 
     contrast: float = 1.0
     veil: float = 0.0
@@ -38,6 +38,7 @@ class Weather:
     jitter_pixels: float = 1.5
     jitter_degrees: float = 8.0
     jitter_contrast: float = 0.2
+    ink_box: int = INK_BOX
 
 
 CALM = Weather()
@@ -99,7 +100,7 @@ def draw(ink: Floats, weather: Weather, rng: np.random.Generator) -> Image:
     angle = math.radians(weather.tilt_degrees + rng.uniform(-1, 1) * weather.jitter_degrees)
     shift = rng.uniform(-1, 1, 2) * weather.jitter_pixels
     contrast = weather.contrast * (1 + rng.uniform(-1, 1) * weather.jitter_contrast)
-    scale = ink.shape[0] / INK_BOX
+    scale = ink.shape[0] / weather.ink_box
     matrix = scale * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     centre = (np.array(ink.shape) - 1) / 2
     offset = centre - matrix @ ((SIZE - 1) / 2 + shift)
