@@ -72,7 +72,11 @@ RIGHTS: Mapping[str, Rights] = {
         write=("models/*/blobs/*", "models/*/checkpoints/*", "models/*/holdout/*", "models/*/trainings/*"),
         delete=("models/*/trainings/*",),
     ),
-    "gateway": Rights(read=("models/*",)),
+    "gateway": Rights(
+        read=("models/*",),
+        write=("models/*/samples/*", "models/*/forgotten/*"),
+        delete=("models/*/samples/*",),
+    ),
 }
 """Components and what they do in the store; `StoreLayout` says what lies where. `*` passes over slashes."""
 

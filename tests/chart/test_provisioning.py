@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pytest
+from chart_tools import until
 from continual_clients import provisioning
 from continual_clients.health import probe
 from continual_clients.objectstore import S3Store
@@ -25,6 +29,8 @@ PLACES = {
     "evidence": LAYOUT.evidence("v2", "000.bin"),
     "outcome": LAYOUT.outcome("job"),
     "training": LAYOUT.training("job", "resume"),
+    "sample": LAYOUT.sample(HEX),
+    "forgotten": LAYOUT.forgotten(HEX),
     "decision": LAYOUT.decision(1),
     "dataset": "datasets/digits/train.npz",
     "weights": "weights/resnet50.safetensors",
@@ -43,38 +49,49 @@ WRITES = {
     "inference": frozenset[str](),
     "evaluator": {"shard", "holdout", "evidence"},
     "trainer": {"checkpoint", "blob", "holdout", "outcome", "training"},
-    "gateway": frozenset[str](),
+    "gateway": {"sample", "forgotten"},
 }
-DELETES = {"operator": MODEL_OBJECTS, "trainer": {"outcome", "training"}}
+DELETES = {"operator": MODEL_OBJECTS, "trainer": {"outcome", "training"}, "gateway": {"sample"}}
 
 
-@pytest.fixture
-def place(minio_server: Any, request: pytest.FixtureRequest) -> Place:
-    """A bucket of the test's own."""
-    root = json.loads(minio_server.credentials_file.read_text())
-    bucket = f"b{abs(hash(request.node.nodeid)):x}"[:30]
-    return Place(minio_server.endpoint, bucket, "us-east-1", KeyPair(root["access_key"], root["secret_key"]))
+@dataclass(frozen=True)
+class Bucket:
+    """A bucket, and who shall work with it."""
 
+    place: Place
+    users: dict[str, KeyPair]
 
-@pytest.fixture
-def users(place: Place) -> dict[str, KeyPair]:
-    return {name: KeyPair(f"{place.bucket}-{name}", f"secret-of-{name}-and-long") for name in RIGHTS}
-
-
-@pytest.fixture
-def provision(place: Place) -> Callable[[dict[str, KeyPair]], list[str]]:
-    def ensure(users: dict[str, KeyPair]) -> list[str]:
-        provisioner = Provisioner(place, users)
+    def provision(self, users: dict[str, KeyPair] | None = None) -> list[str]:
+        provisioner = Provisioner(self.place, users or self.users)
         try:
             return provisioner.ensure()
         finally:
             provisioner.close()
 
-    return ensure
+    def store(self, component: str = "") -> S3Store:
+        """As a component sees it; as root without one."""
+        pair = self.users[component] if component else self.place.root
+        return S3Store(self.place.endpoint, self.place.bucket, pair.access_key, pair.secret_key)
 
 
-def store(place: Place, pair: KeyPair) -> S3Store:
-    return S3Store(place.endpoint, place.bucket, pair.access_key, pair.secret_key)
+def new_bucket(server: Any, name: str) -> Bucket:
+    root = json.loads(server.credentials_file.read_text())
+    place = Place(server.endpoint, name, "us-east-1", KeyPair(root["access_key"], root["secret_key"]))
+    return Bucket(place, {part: KeyPair(f"{name}-{part}", f"secret-of-{part}-and-long") for part in RIGHTS})
+
+
+@pytest.fixture(scope="module")
+def provisioned(minio_server: Any) -> Bucket:
+    """One for all tests that only look: making key pairs costs MinIO seconds."""
+    made = new_bucket(minio_server, "provisioned")
+    made.provision()
+    return made
+
+
+@pytest.fixture
+def bucket(minio_server: Any) -> Bucket:
+    """Key pairs of the test's own, not made yet."""
+    return new_bucket(minio_server, f"b{uuid.uuid4().hex[:12]}")
 
 
 def allowed(act: Callable[[], object]) -> bool:
@@ -88,21 +105,18 @@ def allowed(act: Callable[[], object]) -> bool:
     return True
 
 
-def test_the_second_look_writes_nothing(place: Place, users: dict[str, KeyPair], provision: Any) -> None:
+def test_the_second_look_writes_nothing(bucket: Bucket) -> None:
     """Idempotent and silent: the first look makes bucket, policies and key pairs, the next finds all of it."""
-    made = provision(users)
-    assert made[0] == f"bucket {place.bucket}"
+    made = bucket.provision()
+    assert made[0] == f"bucket {bucket.place.bucket}"
     assert len(made) == 1 + 3 * len(RIGHTS)
-    assert provision(users) == []
+    assert bucket.provision() == []
 
 
 @pytest.mark.parametrize("component", sorted(RIGHTS))
-def test_a_key_pair_does_what_its_component_does_and_nothing_else(
-    component: str, place: Place, users: dict[str, KeyPair], provision: Any
-) -> None:
+def test_a_key_pair_does_what_its_component_does_and_nothing_else(component: str, provisioned: Bucket) -> None:
     """Every verb on an object of every kind, with the pair of each component."""
-    provision(users)
-    root, own = store(place, place.root), store(place, users[component])
+    root, own = provisioned.store(), provisioned.store(component)
     for name, key in PLACES.items():
         root.put(key, b"bytes")
         assert allowed(lambda key=key: own.get(key)) == (name in READS[component]), f"{component} reads {name}"
@@ -113,104 +127,94 @@ def test_a_key_pair_does_what_its_component_does_and_nothing_else(
 
 
 @pytest.mark.parametrize("component", [name for name, rights in RIGHTS.items() if rights.lists])
-def test_who_asks_whether_something_exists_is_told_no_instead_of_forbidden(
-    component: str, place: Place, users: dict[str, KeyPair], provision: Any
-) -> None:
+def test_who_asks_whether_something_exists_is_told_no_instead_of_forbidden(component: str, provisioned: Bucket) -> None:
     """An outcome that is not there yet is an answer, not an error."""
-    provision(users)
     readable = PLACES[min(READS[component])]
-    assert not store(place, users[component]).exists(readable)
+    provisioned.store().delete(readable)
+    assert not provisioned.store(component).exists(readable)
 
 
-def test_no_key_pair_opens_another_bucket(place: Place, users: dict[str, KeyPair], provision: Any) -> None:
+def test_no_key_pair_opens_another_bucket(minio_server: Any, provisioned: Bucket) -> None:
     """A store may hold more than us."""
-    provision(users)
-    other = Place(place.endpoint, place.bucket + "x", place.region, place.root)
-    store(other, place.root).ensure_bucket()
-    store(other, place.root).put("models/a/b/blobs/sha256/c", b"theirs")
-    for component, pair in users.items():
-        stranger = store(other, pair)
+    other = replace(provisioned, place=replace(provisioned.place, bucket="theirs"))
+    other.store().ensure_bucket()
+    other.store().put("models/a/b/blobs/sha256/c", b"theirs")
+    for component in RIGHTS:
+        stranger = other.store(component)
         assert not allowed(lambda s=stranger: s.get("models/a/b/blobs/sha256/c")), component
         assert not allowed(lambda s=stranger: list(s.list(""))), component
 
 
-def test_what_somebody_changed_is_mended(place: Place, users: dict[str, KeyPair], provision: Any) -> None:
-    """A rotated key, a widened policy, a user without rights: each is put right, and only it."""
-    provision(users)
+def test_what_somebody_changed_is_mended(bucket: Bucket) -> None:
+    """A rotated key, a widened policy, other rights, a disabled pair: each is put right, and only it."""
+    bucket.provision()
+    users, name = bucket.users, bucket.place.bucket
     rotated = users | {"inference": KeyPair(users["inference"].access_key, "another-secret-altogether")}
-    assert provision(rotated) == ["key pair of inference"]
-    assert not provisioning.Provisioner(place, rotated)._opens(users["inference"])
-    admin = Provisioner(place, rotated)._admin
-    admin.policy_add(
-        policy_name=f"{place.bucket}-trainer",
-        policy={
-            "Version": "2012-10-17",
-            "Statement": [{"Effect": "Allow", "Action": ["s3:*"], "Resource": ["arn:aws:s3:::*"]}],
-        },
-    )
+    assert bucket.provision(rotated) == ["key pair of inference"]
+    assert not Provisioner(bucket.place, rotated)._opens(users["inference"])
+    admin = Provisioner(bucket.place, rotated)._admin
+    everything = {"Effect": "Allow", "Action": ["s3:*"], "Resource": ["arn:aws:s3:::*"]}
+    admin.policy_add(policy_name=f"{name}-trainer", policy={"Version": "2012-10-17", "Statement": [everything]})
     admin.policy_set(policy_name="readwrite", user=users["gateway"].access_key)
     admin.user_disable(access_key=users["evaluator"].access_key)
-    assert provision(rotated) == [
-        "key pair of evaluator",
-        f"policy {place.bucket}-trainer",
-        "rights of gateway",
-    ]
-    assert provision(rotated) == []
+    assert bucket.provision(rotated) == ["key pair of evaluator", f"policy {name}-trainer", "rights of gateway"]
+    assert bucket.provision(rotated) == []
 
 
-def test_the_process_is_ready_once_all_is_made_and_says_why_it_is_not(
-    place: Place, users: dict[str, KeyPair], tmp_path: Path
-) -> None:
-    """As the chart starts it: root and key pairs as mounted files, readiness over HTTP, a farewell on SIGTERM."""
-    environment = mounted(tmp_path, place, users)
-    from threading import Event, Thread
-
+def test_the_process_is_ready_once_all_is_made(bucket: Bucket, tmp_path: Path) -> None:
+    """As the chart starts it: root and key pairs as mounted files, readiness over HTTP, an end when told."""
+    environment = mounted(tmp_path, bucket)
     stop = Event()
     thread = Thread(target=provisioning.keep, args=(environment, stop))
     thread.start()
     try:
-        address = environment["HEALTH_ADDRESS"]
-        deadline = 200
-        while (answer := probe(address)) is None or answer[0] != 200:
-            deadline -= 1
-            assert deadline, answer
-            stop.wait(0.05)
+        until("it is ready", lambda: (probe(environment["HEALTH_ADDRESS"]) or (0,))[0] == 200)
     finally:
         stop.set()
         thread.join(20)
-    store(place, users["operator"]).put(PLACES["decision"], b"{}")
+    bucket.store("operator").put(PLACES["decision"], b"{}")
 
 
-def test_a_store_that_is_away_is_an_error_that_names_it_and_no_secret(users: dict[str, KeyPair]) -> None:
+def test_a_store_that_is_away_is_an_error_that_names_it_and_no_secret() -> None:
     """What is logged while MinIO starts."""
     away = Place("http://127.0.0.1:1", "continual", "us-east-1", KeyPair("root", "canary-secret"))
     with pytest.raises(StoreUnavailableError) as raised:
-        Provisioner(away, users).ensure()
+        Provisioner(away, {}).ensure()
     assert "http://127.0.0.1:1" in str(raised.value)
     assert "canary-secret" not in str(raised.value)
     assert "canary-secret" not in repr(away)
 
 
-def test_two_components_with_one_access_key_are_refused(
-    place: Place, users: dict[str, KeyPair], tmp_path: Path
-) -> None:
+def test_two_components_with_one_access_key_are_refused(bucket: Bucket, tmp_path: Path) -> None:
     """One would get the rights of the other."""
-    environment = mounted(tmp_path, place, users | {"trainer": users["gateway"]})
+    shared = replace(bucket, users=bucket.users | {"trainer": bucket.users["gateway"]})
     with pytest.raises(UsageError, match="the same access key twice"):
-        provisioning.read_users(environment)
+        provisioning.read_users(mounted(tmp_path, shared))
 
 
-def mounted(folder: Path, place: Place, users: dict[str, KeyPair]) -> dict[str, str]:
+def test_the_policies_for_another_s3_can_be_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """What docs/guides/install.md hands to the administrator of an external store."""
+    assert provisioning.main(["--policies", "models"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert set(printed) == set(RIGHTS)
+    assert printed["inference"]["Statement"][0] == {
+        "Effect": "Allow",
+        "Action": ["s3:GetObject"],
+        "Resource": ["arn:aws:s3:::models/models/*/checkpoints/*", "arn:aws:s3:::models/models/*/blobs/*"],
+    }
+
+
+def mounted(folder: Path, bucket: Bucket) -> dict[str, str]:
     """Files as the chart mounts them, and the environment that names them."""
     for name in ("root", "users"):
         (folder / name).mkdir()
-    (folder / "root/user").write_text(place.root.access_key)
-    (folder / "root/password").write_text(place.root.secret_key)
-    for component, pair in users.items():
+    (folder / "root/user").write_text(bucket.place.root.access_key)
+    (folder / "root/password").write_text(bucket.place.root.secret_key)
+    for component, pair in bucket.users.items():
         document = {"access_key": pair.access_key, "secret_key": pair.secret_key}
         (folder / "users" / component).write_text(json.dumps(document))
     return {
-        "CONTINUAL_STORE_URL": f"s3://{place.bucket}?endpoint={place.endpoint}",
+        "CONTINUAL_STORE_URL": f"s3://{bucket.place.bucket}?endpoint={bucket.place.endpoint}",
         "CONTINUAL_STORE_ROOT_FOLDER": str(folder / "root"),
         "CONTINUAL_STORE_USERS_FOLDER": str(folder / "users"),
         "HEALTH_ADDRESS": f"unix:{folder / 'health.sock'}",

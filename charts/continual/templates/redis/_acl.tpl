@@ -31,9 +31,14 @@ A test runs every component under its user, and tries what each must not do.
     "~ctm:{*}:progress:* +hset +expire")
   "gateway" (list "resetchannels -@all +ping +select +client|id +time"
     "%R~ctm:{*}:routing %R~ctm:{*}:serve %R~ctm:{*}:report %R~ctm:{*}:config %R~ctm:{*}:alarms %R~ctm:{*}:progress:* +get +hget +hmget +hgetall +exists"
-    "(-@all ~ctm:{*}:answers:* +hget +hmget +hgetall +hdel)"
+    "(-@all ~ctm:{*}:answers:* +hget +hmget +hgetall +hexists +hrandfield +hdel)"
     "(-@all ~ctm:{*}:seen:* +get +mget +set)"
-    "(-@all ~ctm:{*}:requests ~ctm:{*}:labels ~ctm:{*}:predictions ~ctm:{*}:dead +xadd +xrange +xrevrange +xread +xlen +xinfo|stream +xinfo|groups +xpending +exists)"
+    "(-@all ~ctm:ticket:* +set)"
+    "(-@all %R~ctm:{*}:history* +xrange +xrevrange)"
+    "(-@all ~ctm:{*}:audit +xadd +xrevrange)"
+    "(-@all ~ctm:{*}:corrections ~ctm:{*}:correction:* ~ctm:{*}:ingested ~ctm:{*}:ingested:rows ~ctm:{*}:labelled +hset +hget +hmget +hgetall +hvals +hdel +expire +del +zadd +zrem +zrange +zrevrange +zcard +zmscore +zremrangebyscore +zremrangebyrank)"
+    "(-@all ~ctm:{*}:requests ~ctm:{*}:labels ~ctm:{*}:predictions ~ctm:{*}:dead +xrange +xrevrange +xread +xlen +xinfo|stream +xinfo|groups +exists)"
+    "(-@all ~ctm:{*}:requests ~ctm:{*}:labels +xadd)"
     "(-@all ~ctm:{*}:dead +xdel)"
     "(-@all ~ctm:{*}:* +fcall)")
 }}
