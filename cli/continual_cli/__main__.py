@@ -1,4 +1,4 @@
-"""The command `continual` (and, under the name `kubectl-continual`, a plug-in of kubectl: nothing depends on the name)."""
+"""The command `continual` (and, under the name `kubectl-continual`, a plug-in of kubectl that means the cluster: see `where`)."""
 
 from __future__ import annotations
 

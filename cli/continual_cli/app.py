@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,7 @@ from continual_cli.guard import GuardedGroup
 from continual_cli.local.commands import local_app
 from continual_cli.local.paths import HOME_VARIABLE
 from continual_cli.verbs import ask, dashboard, dead, judge, learn, look, manifest, setup, steer, stream
+from continual_cli.where import Wishes, decide, settle
 
 LOOK, ASK, STREAM, LEARN, STEER, SETUP = "Look", "Ask and correct", "Stream", "Learn", "Steer", "Set up"
 
@@ -33,12 +35,67 @@ def print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+WORLD, ADDRESSES = "Where", "Redis and object store of a Kubernetes cluster"
+
+
 @app.callback()
 def root(
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="local or kubernetes. Also $CONTINUAL_TARGET. Default: local; kubernetes when called as `kubectl continual`, in a pod, or with any of the options below.",
+            metavar="TARGET",
+            rich_help_panel=WORLD,
+        ),
+    ] = None,
     home: Annotated[
         Path | None,
         typer.Option(
-            "--home", help="Folder of the local cluster.", envvar=HOME_VARIABLE, show_default="~/.local/state/continual"
+            help="Folder of the local cluster. Also $CONTINUAL_HOME.",
+            show_default="~/.local/state/continual",
+            rich_help_panel=WORLD,
+        ),
+    ] = None,
+    namespace: Annotated[
+        str | None,
+        typer.Option(
+            "--namespace", "-n", help="Namespace in the cluster; default: the context's.", rich_help_panel=WORLD
+        ),
+    ] = None,
+    context: Annotated[str | None, typer.Option(help="Context of the kubeconfig.", rich_help_panel=WORLD)] = None,
+    kubeconfig: Annotated[
+        Path | None,
+        typer.Option(help="Default: $KUBECONFIG, ~/.kube/config, the pod's service account.", rich_help_panel=WORLD),
+    ] = None,
+    redis_url: Annotated[
+        str | None,
+        typer.Option(
+            help="redis://host:port, for verbs that send or read images and labels. Also $CONTINUAL_REDIS_URL.",
+            metavar="URL",
+            rich_help_panel=ADDRESSES,
+        ),
+    ] = None,
+    redis_username: Annotated[
+        str | None, typer.Option(help="Also $CONTINUAL_REDIS_USERNAME.", rich_help_panel=ADDRESSES)
+    ] = None,
+    redis_password_file: Annotated[
+        Path | None,
+        typer.Option(help="Also $CONTINUAL_REDIS_PASSWORD_FILE.", metavar="FILE", rich_help_panel=ADDRESSES),
+    ] = None,
+    store_url: Annotated[
+        str | None,
+        typer.Option(
+            help="s3://bucket?endpoint=http://host:port. Also $CONTINUAL_STORE_URL.",
+            metavar="URL",
+            rich_help_panel=ADDRESSES,
+        ),
+    ] = None,
+    store_credentials_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON with access_key and secret_key. Also $CONTINUAL_STORE_CREDENTIALS_FILE.",
+            metavar="FILE",
+            rich_help_panel=ADDRESSES,
         ),
     ] = None,
     show_version: Annotated[
@@ -56,11 +113,21 @@ def root(
       continual predict seven.png
       continual correct seven.png --label 7
 
+    The same verbs in a Kubernetes cluster (the options may stand after the verb, too):
+
+      kubectl continual get --watch
+      continual get -n team-a --context prod
+
     Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 not available now, 5 conflict, 6 bytes do not match their digest, 7 training failed, 130 interrupted.
     """
     del show_version  # its callback has printed and ended
     if home is not None:
         os.environ[HOME_VARIABLE] = str(home)
+    wishes = Wishes(
+        target, home, context, namespace, kubeconfig,
+        redis_url, redis_username, redis_password_file, store_url, store_credentials_file,
+    )  # fmt: skip
+    settle(decide(wishes, os.environ, sys.argv[0]))
 
 
 PANELS: tuple[tuple[str, tuple[Callable[..., None], ...]], ...] = (

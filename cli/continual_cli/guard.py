@@ -17,6 +17,8 @@ from typer._completion_classes import completion_init
 from typer.core import TyperGroup
 from typer.exceptions import Abort, Exit, TyperException
 
+from continual_cli.where import hoisted
+
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 UNAVAILABLE = 4
@@ -36,9 +38,11 @@ class GuardedGroup(TyperGroup):
         windows_expand_args: bool = True,
         **extra: Any,
     ) -> Any:
+        words = hoisted(sys.argv[1:] if args is None else args)
+
         def call() -> Any:
             return super(GuardedGroup, self).main(
-                args, prog_name, complete_var, standalone_mode=False, windows_expand_args=windows_expand_args, **extra
+                words, prog_name, complete_var, standalone_mode=False, windows_expand_args=windows_expand_args, **extra
             )
 
         if any(name.endswith("_COMPLETE") for name in os.environ):

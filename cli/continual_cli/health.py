@@ -27,7 +27,9 @@ from continual_cli.document import condition
 from continual_cli.local.files import is_locked
 from continual_cli.local.paths import Home, default_home
 from continual_cli.local.status import ProcessRow, read_status
-from continual_cli.target import Target, environment_of, open_state
+from continual_cli.target import Target
+from continual_cli.where import here
+from continual_cli.world import LocalWorld, open_world
 
 HEADS = ("Check", "Ok", "Found", "Remedy")
 NEEDED_PYTHON = (3, 11)
@@ -54,6 +56,8 @@ class Check:
 
 def examine() -> list[Check]:
     """All checks, in the order in which they depend on each other."""
+    if here().kind == "kubernetes":
+        return [python(), *kubernetes()]
     home = Home(default_home())
     return [python(), redis_server(), port(), *disk(home.root), *cluster(home)]
 
@@ -61,6 +65,30 @@ def examine() -> list[Check]:
 def python() -> Check:
     found = ".".join(map(str, sys.version_info[:3]))
     return Check("python", sys.version_info >= NEEDED_PYTHON, found, "install Python 3.11 or newer")
+
+
+def kubernetes() -> Iterator[Check]:
+    """The API server, the resource, and what the operator says of each model; Redis only where the user opened a way."""
+    try:
+        world = open_world()
+        models = world.read_models()
+    except ContinualError as error:
+        yield Check("kubernetes", False, error.describe(), error.remedy)
+        return
+    yield Check("kubernetes", True, f"{len(models)} ContinualModel(s) in the namespace")
+    if here().redis_url is not None:
+        yield redis_pings(Target(world, "doctor", {}))
+    for document in models:
+        yield readiness(Target.of(world, document))
+
+
+def redis_pings(target: Target) -> Check:
+    try:
+        with streams.reaching(target.redis):
+            target.redis.ping()
+    except ContinualError as error:
+        return Check("redis", False, error.describe(), "check --redis-url, user and password")
+    return Check("redis", True, str(here().redis_url))
 
 
 def redis_server() -> Check:
@@ -109,20 +137,21 @@ def cluster(home: Home) -> Iterator[Check]:
     if reached.ok:
         yield functions_loaded()
     yield store_works()
-    for name in open_state().model_names():
-        yield from model(Target.open(name), reachable=bool(reached.ok), running=running)
+    world = LocalWorld.open()
+    for document in world.read_models():
+        yield from model(Target.of(world, document), home, reachable=bool(reached.ok), running=running)
 
 
 def any_target() -> Target:
     """A target for checks that are of no particular model."""
-    return Target(open_state(), "doctor", {})
+    return Target(LocalWorld.open(), "doctor", {})
 
 
 def redis_answers() -> Check:
     remedy = "see `continual local status` and `continual local logs redis`"
     try:
         target = any_target()
-        url = target.environment.redis_url
+        url = target.world.redis_address().url
         with streams.reaching(target.redis):
             target.redis.ping()
             aof: Any = target.redis.config_get("appendonly")
@@ -146,24 +175,29 @@ def store_works() -> Check:
     """Write, read and delete one object."""
     key, data = f"doctor/{uuid.uuid4().hex}", b"continual"
     try:
-        environment = environment_of(open_state(), "default", "doctor")
-        store = any_target().store
+        target = any_target()
+        store = target.store
         store.put(key, data)
         same = store.get(key) == data
         store.delete(key)
     except ContinualError as error:
         return Check("store", False, error.describe(), "check the disk, or the store's address and credentials")
-    return Check("store", same, environment.store_url, "it gives back other bytes: check the disk")
+    return Check("store", same, target.world.store_address().url, "it gives back other bytes: check the disk")
 
 
-def model(target: Target, *, reachable: bool, running: bool) -> Iterator[Check]:
+def model(target: Target, home: Home, *, reachable: bool, running: bool) -> Iterator[Check]:
+    yield readiness(target, running=running)
+    if reachable:
+        yield evaluator_heartbeat(target, running=running)
+        yield worker_heartbeat(target, home, running=running)
+
+
+def readiness(target: Target, *, running: bool = True) -> Check:
+    """What the operator says; of no meaning while it does not run."""
     ready = condition(target.document, "Ready")
     said = f"{ready.get('reason', 'no status yet')} {ready.get('message', '')}".strip()
     ok = ready.get("status") == "True" if running else None
-    yield Check(f"{target.name}: ready", ok, said, f"see `continual describe {target.name}`")
-    if reachable:
-        yield evaluator_heartbeat(target, running=running)
-        yield worker_heartbeat(target, running=running)
+    return Check(f"{target.name}: ready", ok, said, f"see `continual describe {target.name}`")
 
 
 def evaluator_heartbeat(target: Target, *, running: bool) -> Check:
@@ -176,10 +210,10 @@ def evaluator_heartbeat(target: Target, *, running: bool) -> Check:
     return Check(name, age < SILENT_SECONDS if running else None, f"reported {age:.0f} s ago", remedy)
 
 
-def worker_heartbeat(target: Target, *, running: bool) -> Check:
+def worker_heartbeat(target: Target, home: Home, *, running: bool) -> Check:
     """Whether the inference workers say they are ready: a worker that lost Redis for 15 s is not."""
     name, remedy = f"{target.name}: workers", "see `continual local status` and `continual local logs`"
-    pods = [pod for pod in read_status(target.state.home).processes if is_worker(pod, target.name)]
+    pods = [pod for pod in read_status(home).processes if is_worker(pod, target.name)]
     if not pods:
         return Check(name, None, "none yet", remedy)
     ready = sum(pod.ready for pod in pods)

@@ -11,7 +11,7 @@ import getpass
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -25,6 +25,7 @@ from continual_cli import sources, streams
 from continual_cli.document import dig, seconds
 from continual_cli.output import Format, note, progress, say
 from continual_cli.target import Target
+from continual_cli.where import here, settle
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -49,6 +50,9 @@ class Peer:
     @classmethod
     def open(cls, model: str | None, redis_url: str | None, checkpoint: Path | None) -> Peer:
         if redis_url is None:
+            return cls.of_target(Target.open(model))
+        if here().kind == "kubernetes" and checkpoint is None:
+            settle(replace(here(), redis_url=checked_url(redis_url)))
             return cls.of_target(Target.open(model))
         return cls.of_url(redis_url, model or WITHOUT_CLUSTER, checkpoint)
 

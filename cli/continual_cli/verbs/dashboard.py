@@ -7,9 +7,11 @@ import webbrowser
 from typing import Annotated
 
 import typer
+from continual_contract.errors import UsageError
 
 from continual_cli.local.paths import Home, default_home
 from continual_cli.output import Format, OutputOption, say
+from continual_cli.where import here
 
 
 def dashboard(
@@ -27,6 +29,12 @@ def dashboard(
       continual dashboard --no-open
     """
     from continual_cli.local.gateway import sign_in_url
+
+    if here().kind == "kubernetes":
+        raise UsageError(
+            "the cluster's dashboard is behind its own address", field="--target", value="kubernetes",
+            remedy="`kubectl -n OPERATOR_NAMESPACE port-forward svc/continual-gateway 8080`, then http://127.0.0.1:8080",
+        )  # fmt: skip
 
     url = sign_in_url(Home(default_home()))
     say(output, url, {"url": url})

@@ -12,8 +12,9 @@ from continual_contract.errors import NotFoundError
 
 from continual_cli.document import condition, dig
 from continual_cli.output import Format, OutputOption, age, cell, dump, emit, json_line, note, print_table
-from continual_cli.target import ModelArgument, ModelOption, Target, complete_version, note_if_stopped, open_state
+from continual_cli.target import ModelArgument, ModelOption, Target, choose, complete_version, note_remark
 from continual_cli.verbs.steer import versions_of
+from continual_cli.world import World, open_world
 
 GET_HEADS = ("Name", "Ready", "Stable", "Canary", "Weight", "Accuracy", "Labels", "Lag", "Training", "Age")
 HISTORY_HEADS = ("Version", "Phase", "Trigger", "Parent", "Holdout", "Accuracy", "Labels", "Digest", "Age", "Reason")
@@ -39,19 +40,18 @@ def get(
     if watch:
         watch_models(model, output, interval)
         return
-    documents = [target.document for target in targets(model)]
+    world = open_world()
+    documents = models_of(world, model)
     if documents:
-        note_if_stopped(open_state())
+        note_remark(world)
     if model is not None:
         emit(output, documents[0], GET_HEADS, map(get_row, documents))
     else:
         emit(output, documents, GET_HEADS, map(get_row, documents))
 
 
-def targets(model: str | None) -> list[Target]:
-    if model is not None:
-        return [Target.open(model)]
-    return [Target.open(name) for name in open_state().model_names()]
+def models_of(world: World, model: str | None) -> list[dict[str, Any]]:
+    return world.read_models() if model is None else [choose(world, model)]
 
 
 def get_row(document: dict[str, Any]) -> Row:
@@ -99,21 +99,22 @@ def watch_live(model: str | None, interval: float) -> None:
 
     from continual_cli.output import console, table
 
+    world = open_world()
     with Live(console=console(), auto_refresh=False) as live:
         while True:
-            live.update(table(GET_HEADS, [get_row(t.document) for t in targets(model)]), refresh=True)
+            live.update(table(GET_HEADS, map(get_row, models_of(world, model))), refresh=True)
             time.sleep(interval)
 
 
 def changes(model: str | None, interval: float) -> Iterator[dict[str, Any]]:
     """Each model as it is, then again whenever its resourceVersion changes."""
-    seen: dict[str, str] = {}
+    world, seen = open_world(), dict[str, str]()
     while True:
-        for target in targets(model):
-            version = str(dig(target.document, "metadata.resourceVersion"))
-            if seen.get(target.name) != version:
-                seen[target.name] = version
-                yield target.document
+        for document in models_of(world, model):
+            name, version = (str(dig(document, f"metadata.{key}")) for key in ("name", "resourceVersion"))
+            if seen.get(name) != version:
+                seen[name] = version
+                yield document
         time.sleep(interval)
 
 
@@ -125,8 +126,8 @@ def describe(model: ModelArgument = None, output: OutputOption = Format.table) -
       continual describe digits -o yaml
     """
     target = Target.open(model)
-    note_if_stopped(target.state)
-    events = target.state.events(target.name)
+    note_remark(target.world)
+    events = target.world.events(target.name)
     if output is not Format.table:
         print(dump(output, {**target.document, "events": events}))
         return

@@ -11,7 +11,8 @@ import typer
 from continual_contract.errors import InvalidSpecError, NotFoundError, UsageError
 
 from continual_cli.output import Format, OutputOption, dump
-from continual_cli.target import ModelArgument, choose, open_state
+from continual_cli.target import ModelArgument, choose
+from continual_cli.world import World, open_world
 
 
 def apply(
@@ -26,8 +27,8 @@ def apply(
       continual apply -f digits.yaml
       continual init | continual apply -f -
     """
-    state = open_state()
-    done = [(state.create_or_replace(manifest)) for manifest in read_manifests(file)]
+    world = open_world()
+    done = [world.of(manifest).create_or_replace(manifest) for manifest in read_manifests(file)]
     if output is not Format.table:
         print(dump(output, [applied.model for applied in done]))
         return
@@ -48,15 +49,18 @@ def delete(
     """
     if (model is None) == (file is None):
         raise UsageError("say what to delete", field="MODEL", remedy="name a model, or give --file")
-    names = [model] if model is not None else [str(m["metadata"]["name"]) for m in read_manifests(file or Path("-"))]
-    for name in names:
-        delete_one(name, missing_ok=missing_ok)
+    world = open_world()
+    if file is None:
+        delete_one(world, str(model), missing_ok=missing_ok)
+        return
+    for manifest in read_manifests(file):
+        delete_one(world.of(manifest), str(manifest["metadata"]["name"]), missing_ok=missing_ok)
 
 
-def delete_one(name: str, *, missing_ok: bool) -> None:
-    state = open_state()
+def delete_one(world: World, name: str, *, missing_ok: bool) -> None:
     try:
-        state.delete_model(choose(state.model_names(), name))
+        choose(world, name)
+        world.delete_model(name)
     except NotFoundError:
         if not missing_ok:
             raise

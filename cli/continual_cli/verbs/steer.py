@@ -15,7 +15,7 @@ from continual_contract.errors import NotFoundError, UsageError
 
 from continual_cli.document import dig, put
 from continual_cli.output import Format, OutputOption, say
-from continual_cli.target import ModelArgument, ModelOption, Target, complete_version, note_if_stopped
+from continual_cli.target import ModelArgument, ModelOption, Target, complete_version, note_remark
 
 PREFIX = "continual.dev/"
 VersionArgument = Annotated[
@@ -200,14 +200,14 @@ def request(target: Target, verb: str, value: str) -> None:
         annotations[PREFIX + "requested-by"] = getpass.getuser()
         return document
 
-    target.state.update_model(target.name, write)
-    note_if_stopped(target.state)
+    target.world.update_model(target.name, write)
+    note_remark(target.world)
 
 
 def set_field(target: Target, path: str, value: Any) -> None:
     """Write one field of the spec; None removes it."""
-    target.state.update_model(target.name, lambda document: put(document, path, value))
-    note_if_stopped(target.state)
+    target.world.update_model(target.name, lambda document: put(document, path, value))
+    note_remark(target.world)
 
 
 def known_version(target: Target, version: str) -> None:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 import yaml
 from continual_cli.output import age, cell, duration
-from continual_cli.target import STOPPED
+from continual_cli.world import STOPPED
 
 
 def columns(text: str) -> list[list[str]]:
