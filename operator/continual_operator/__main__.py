@@ -11,23 +11,30 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 
+from continual_clients.health import HealthServer
 from continual_clients.logs import configure
 from continual_clients.objectstore import open_store
 from continual_clients.redis import connect_async
 from continual_contract.errors import ContinualError, UnavailableError
 
 from continual_operator.deps import Deps
-from continual_operator.kubernetes.api import configuration, connect
+from continual_operator.kubernetes.api import Api, configuration, connect
 from continual_operator.kubernetes.cluster import KubernetesCluster
 from continual_operator.kubernetes.environment import Installation, read_installation
 from continual_operator.kubernetes.handlers import Watches
+from continual_operator.kubernetes.installed import InstalledCrd
 from continual_operator.kubernetes.lease import Lease, LeaseTimes
 from continual_operator.kubernetes.sweeping import sweep_after_deletions
 from continual_operator.loop import RESYNC_EVERY, run_operator
+from continual_operator.metrics import OperatorMetrics
 
 log = logging.getLogger("continual_operator")
+
+READY_SECONDS = 150.0
+"""A replica whose cache is older than this would decide from the past."""
 
 
 async def operate(environ: Mapping[str, str]) -> None:
@@ -35,17 +42,21 @@ async def operate(environ: Mapping[str, str]) -> None:
     installation = read_installation(environ)
     times = LeaseTimes(installation.lease_seconds)
     found = await configuration(environ)
-    async with connect(found, timedelta(seconds=times.request_timeout)) as api:
+    metrics = OperatorMetrics()
+    async with connect(found, timedelta(seconds=times.request_timeout)) as plain:
+        api = plain.counted(metrics.asked)
         lease = Lease(api, installation.lease_namespace, installation.lease_name, installation.holder, times)
         cluster = KubernetesCluster(api.fenced(lease.assert_held), installation.namespaces)
+        metrics.watch(lambda: cluster.models, lambda: cluster.resync_age_seconds, lambda: cluster.watch_silence_seconds)
         watches = Watches(cluster, found, installation.namespaces, installation.liveness)
         await watches.start()
         stop = asyncio.Event()
         _stop_on_signals(stop)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(_watch(watches, stop))
-            await _lead(lease, cluster, installation, stop)
-            watches.stop()
+        with HealthServer(installation.metrics, lambda: cluster.resync_age_seconds < READY_SECONDS, metrics.registry):
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_watch(watches, stop))
+                await _lead(lease, cluster, Parts(installation, api, metrics), stop)
+                watches.stop()
 
 
 def _stop_on_signals(stop: asyncio.Event) -> None:
@@ -60,22 +71,36 @@ async def _watch(watches: Watches, stop: asyncio.Event) -> None:
         raise UnavailableError("the watches ended", field="kubernetes", remedy="see the log; the pod starts again")
 
 
-async def _lead(lease: Lease, cluster: KubernetesCluster, installation: Installation, stop: asyncio.Event) -> None:
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a leader is made from."""
+
+    installation: Installation
+    api: Api
+    metrics: OperatorMetrics
+
+
+async def _lead(lease: Lease, cluster: KubernetesCluster, parts: Parts, stop: asyncio.Event) -> None:
     """Wait for the Lease, then run the operator until told to stop; leave the Lease to the next."""
     token = await _acquired(lease, cluster, stop)
     if token is None:
         return
-    settings = installation.with_token(token)
+    installation, settings = parts.installation, parts.installation.with_token(token)
     client = connect_async(settings.redis_url, installation.redis_username, installation.redis_password_file)
     store = open_store(settings.store_url, installation.store_credentials_file)
-    deps = Deps(cluster, client, store, settings)
-    helpers = [asyncio.create_task(lease.keep()), asyncio.create_task(sweep_after_deletions(cluster, deps))]
+    deps = Deps(cluster, client, store, settings, metrics=parts.metrics)
+    crd = InstalledCrd(parts.api, deps)
+    work = (lease.keep(), sweep_after_deletions(cluster, deps), crd.keep())
+    helpers = [asyncio.create_task(task) for task in work]
+    parts.metrics.leads(leading=True)
     try:
+        await crd.try_to_check()
         await run_operator(cluster, deps, stop)
     finally:
         for task in helpers:
             task.cancel()
         await asyncio.gather(*helpers, return_exceptions=True)
+        parts.metrics.leads(leading=False)
         await lease.release()
         await client.aclose()
 

@@ -151,7 +151,8 @@ def _is_worth_writing(before: Status, after: Status, written: datetime | None, d
 
 
 async def _tell(entry: LedgerEntry, obs: Observation, deps: Deps) -> None:
-    """An Event for the owner, a line for the log."""
+    """An Event for the owner, a line for the log, one more on the counter."""
+    deps.metrics.decided(entry.action, entry.reason)
     kind = "Warning" if entry.action in WARNINGS else "Normal"
     said = f"{entry.version or entry.job}: {entry.message}" if entry.version or entry.job else entry.message
     log.info(

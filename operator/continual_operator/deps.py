@@ -12,6 +12,7 @@ from continual_clients.registry import Registry
 from continual_contract.artifacts import CheckpointManifest, StoreLayout
 
 from continual_operator.cluster import Cluster, ModelRef
+from continual_operator.metrics import OperatorMetrics
 from continual_operator.settings import OperatorSettings
 
 MAX_CACHED_MANIFESTS = 500
@@ -19,6 +20,9 @@ MAX_CACHED_MANIFESTS = 500
 
 def utc_now() -> datetime:
     return datetime.now(UTC)
+
+
+NOT_LOOKED_YET = "the installed CRD could not be read yet"
 
 
 @dataclass(slots=True)
@@ -47,6 +51,9 @@ class Deps:
     manifests: dict[str, CheckpointManifest] = field(default_factory=dict)
     """Verified manifests by digest: immutable, so read once."""
     functions_checked: datetime | None = None
+    metrics: OperatorMetrics = field(default_factory=OperatorMetrics)
+    refusal: str = ""
+    """Why no model may be touched now; empty: go on."""
 
     def memory(self, ref: ModelRef) -> Memory:
         return self.memories.setdefault(ref, Memory())

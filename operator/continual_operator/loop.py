@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from contextlib import suppress
 from datetime import timedelta
 
@@ -113,9 +114,13 @@ class Loops:
 
     async def _guarded(self, ref: ModelRef, failures: int) -> tuple[timedelta | None, int]:
         """One pass; whatever goes wrong becomes a condition and a longer pause."""
+        began = time.monotonic()
         try:
-            return await reconcile(ref, self._deps), 0
+            again = await reconcile(ref, self._deps)
+            self._deps.metrics.looked(timedelta(seconds=time.monotonic() - began))
+            return again, 0
         except Exception as error:
+            self._deps.metrics.looked(timedelta(seconds=time.monotonic() - began), _reason(error))
             log.warning(
                 "reconcile failed",
                 extra={"model": str(ref), "error": repr(error), "failures": failures + 1},
@@ -137,8 +142,12 @@ async def _say(ref: ModelRef, deps: Deps, error: Exception) -> None:
     with suppress(ContinualError, OSError):
         obj = await deps.cluster.get_model(ref)
         if obj is not None:
-            reason = error.reason if isinstance(error, ContinualError) else reasons.RECONCILE_FAILED
-            await report_problem(ref, obj, deps, deps.now(), "Degraded", "True", reason, str(error) or repr(error))
+            said = str(error) or repr(error)
+            await report_problem(ref, obj, deps, deps.now(), "Degraded", "True", _reason(error), said)
+
+
+def _reason(error: Exception) -> str:
+    return error.reason if isinstance(error, ContinualError) else reasons.RECONCILE_FAILED
 
 
 async def _wake_or(wake: asyncio.Event, stop: asyncio.Event, again: timedelta) -> None:

@@ -12,7 +12,7 @@ from continual_operator import reasons
 from continual_operator.apply import apply_plan
 from continual_operator.cluster import Manifest, ModelRef
 from continual_operator.decide import AT_ONCE, Plan, decide, kept_digests
-from continual_operator.deps import Deps
+from continual_operator.deps import NOT_LOOKED_YET, Deps
 from continual_operator.observation import Observation
 from continual_operator.observe import observe
 from continual_operator.spec import parse_model
@@ -35,6 +35,10 @@ async def reconcile(ref: ModelRef, deps: Deps) -> timedelta | None:
     if obj is None:
         return None
     now = deps.now()
+    if deps.refusal:
+        if deps.refusal != NOT_LOOKED_YET:
+            await report_problem(ref, obj, deps, now, "Ready", "False", reasons.CRD_OUTDATED, deps.refusal)
+        return deps.settings.busy_interval
     try:
         model = parse_model(obj)
     except InvalidSpecError as error:
@@ -88,6 +92,8 @@ async def report_problem(
         return
     log.warning("model cannot be reconciled", extra={"model": str(ref), "reason": reason, "detail": message})
     await deps.cluster.write_status(ref, after.to_dict(), str(metadata.get("resourceVersion") or ""))
+    if kind != "Degraded":  # that one says every failed attempt, in words that differ
+        await deps.cluster.record_event(ref, "Warning", reason, message[:1000])
 
 
 async def _collect_garbage(obs: Observation, deps: Deps, now: datetime) -> None:

@@ -113,13 +113,24 @@ async def connect(found: Configuration, longest: timedelta = REQUEST_TIMEOUT) ->
 class Api:
     """The six verbs. Every method may raise `ClusterUnavailableError` (try again) or `ClusterRefusedError` (ask a person)."""
 
-    def __init__(self, client: DynamicClient, longest: timedelta, may_write: Callable[[], None] = lambda: None) -> None:
-        self._client, self._longest, self._may_write = client, longest, may_write
+    def __init__(
+        self, client: DynamicClient, longest: timedelta, may_write: Callable[[], None] = lambda: None,
+        asked: Callable[[str, str], None] = lambda *_: None,
+    ) -> None:  # fmt: skip
+        self._client, self._longest, self._may_write, self._asked = client, longest, may_write, asked
         self._slots, self._pace = asyncio.Semaphore(SLOTS), Pace()
 
     def fenced(self, may_write: Callable[[], None]) -> Api:
         """The same server, but every write asks `may_write` first; the two do not wait for each other."""
-        return Api(self._client, self._longest, may_write)
+        return Api(self._client, self._longest, may_write, self._asked)
+
+    def counted(self, asked: Callable[[str, str], None]) -> Api:
+        """The same server; `asked` is told the verb and the code of every answer (`2xx`; `none` where none came)."""
+        return Api(self._client, self._longest, self._may_write, asked)
+
+    async def document(self, path: str) -> Any:
+        """What the server says about itself, to everybody; some of it as JSON that is called text."""
+        return await self._request("get", path, longest=LIST_TIMEOUT, serialize=False)
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
         try:
@@ -185,7 +196,10 @@ class Api:
                 method, path, body=body, serializer=_plain, header_params={}, query_params=[],
                 _request_timeout=aiohttp.ClientTimeout(total=seconds), **options,
             )  # fmt: skip
+            if isinstance(answer, aiohttp.ClientResponse):
+                answer = json.loads(await answer.read())
         except ApiException as error:
+            self._asked(method, str(error.status))
             self._slow_down(error, method)
             raise _as_ours(error, method, path) from error
         except (
@@ -193,11 +207,13 @@ class Api:
             OSError,
             ValueError,
         ) as error:  # a timeout is an OSError, half an answer a ValueError
+            self._asked(method, "none")
             self._pace.failed()
             raise ClusterUnavailableError(
                 f"the API server did not answer: {error or type(error).__name__}", field=f"{method} {path}",
                 remedy="it is tried again",
             ) from error  # fmt: skip
+        self._asked(method, "2xx")
         self._pace.succeeded()
         return answer
 

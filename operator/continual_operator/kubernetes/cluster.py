@@ -21,7 +21,8 @@ from continual_contract.ids import canonical_json, sha256_digest
 from continual_operator import labels
 from continual_operator.cluster import Manifest, ModelRef
 from continual_operator.kubernetes.api import CHILDREN, EVENT, JOB, KINDS, MODEL, Api
-from continual_operator.kubernetes.cache import Cache, model_of
+from continual_operator.kubernetes.cache import Cache, model_of, version_of
+from continual_operator.kubernetes.hearing import Hearing
 from continual_operator.kubernetes.patches import contains, merge_patch
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class KubernetesCluster:
         self._changed: dict[ModelRef, None] = {}
         self._wake = asyncio.Event()
         self._resynced = clock()
+        self._hearing = Hearing(clock)
         self._listed = asyncio.Event()
         self.deleted = asyncio.Event()
         """Set when a model went, and at the start: models may have gone before."""
@@ -65,6 +67,7 @@ class KubernetesCluster:
 
     def saw(self, type_: str | None, obj: Manifest) -> None:
         """A watch event. One that tells nothing new (our own write comes back) wakes nobody."""
+        self._hearing.heard(obj["metadata"]["uid"], version_of(obj))
         if self._cache.drop(obj) if type_ == "DELETED" else self._cache.put(obj):
             self._notify(obj)
 
@@ -75,6 +78,7 @@ class KubernetesCluster:
             for namespace in self._namespaces or (None,):
                 listing = await self._api.list(kind, namespace, selector)
                 for obj in self._cache.replace(kind, namespace, listing):
+                    self._await_watch(obj)
                     self._notify(obj)
         self._resynced = self._clock()
         self._listed.set()
@@ -83,6 +87,21 @@ class KubernetesCluster:
     def resync_age_seconds(self) -> float:
         """Seconds since everything was listed; since the start while nothing was."""
         return self._clock() - self._resynced
+
+    @property
+    def watch_silence_seconds(self) -> float:
+        """For how long a watch has not told what a list did; 0 while all are heard."""
+        return self._hearing.silence_seconds()
+
+    @property
+    def models(self) -> int:
+        return len(self._cache.models())
+
+    def _await_watch(self, obj: Manifest) -> None:
+        if self._cache.get_like(obj) is None:
+            self._hearing.forget(obj["metadata"]["uid"])
+        else:
+            self._hearing.expect(obj["metadata"]["uid"], version_of(obj))
 
     async def changes(self) -> AsyncIterator[ModelRef]:
         """Models that changed, or whose children did; for one reader. None before everything was listed once: half a picture looks like loss."""

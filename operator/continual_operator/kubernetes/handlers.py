@@ -113,6 +113,7 @@ def build_registry(cluster: KubernetesCluster, found: Configuration) -> kopf.Ope
     kopf.on.login(id="login", registry=registry)(login)
 
     async def fresh(**_: Any) -> float:
+        proven_heard(cluster.watch_silence_seconds)
         return proven_fresh(cluster.resync_age_seconds)
 
     kopf.on.probe(id="resync_age_seconds", registry=registry)(fresh)
@@ -140,6 +141,12 @@ def proven_fresh(age_seconds: float) -> float:
     if age_seconds > LONGEST_SILENCE_SECONDS:
         raise kopf.PermanentError(f"nothing was listed for {age_seconds:.0f} s")
     return round(age_seconds, 1)
+
+
+def proven_heard(silence_seconds: float) -> None:
+    """Lists go on, but a watch is deaf: only a new process has new ones for certain."""
+    if silence_seconds > LONGEST_SILENCE_SECONDS:
+        raise kopf.PermanentError(f"a watch has not told of a change for {silence_seconds:.0f} s")
 
 
 def connection_info(found: Configuration) -> kopf.ConnectionInfo:
