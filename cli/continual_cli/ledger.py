@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from continual_contract.errors import IntegrityError, NotFoundError, UsageError
 
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from continual_contract.report import PairEvidence
     from continual_operator.judges import Facts
     from continual_operator.ledger import LedgerEntry
+    from continual_operator.spec import Gate, Rollout
+    from continual_workers.evaluation.evidence import Observation
+    from pydantic import BaseModel
+
+    Part = TypeVar("Part", bound=BaseModel)
 
 REPLAY_HEADS = ("Seq", "Version", "Judge", "Pairs", "Recorded", "Verdict", "Reason", "Same", "Message")
 COMPUTED = (
@@ -114,11 +119,12 @@ def replay(one: Judged, gate_file: Path | None) -> Replayed:
     entry = one.entry
     kind, judge = JUDGES[entry.judge]
     facts = kind.model_validate_json(json.dumps(entry.facts))
-    evidence = recomputed(one, facts)
+    observations = recorded_pairs(one, facts)
+    evidence = None if observations is None else recomputed(one, facts, observations)
     if evidence is not None:
         facts = facts.model_copy(update={"evidence": evidence})
     if gate_file is not None:
-        facts = with_gate(facts, gate_file)
+        facts = under(one, facts, gate_file, observations)
     verdict = judge(facts)
     said = (verdict.outcome, verdict.reason, verdict.message)
     return Replayed(
@@ -132,35 +138,51 @@ def replay(one: Judged, gate_file: Path | None) -> Replayed:
     )
 
 
-def recomputed(one: Judged, facts: Facts) -> PairEvidence | None:
-    """The facts' evidence computed anew from the store; None where the judge looked at none.
+def recorded_pairs(one: Judged, facts: Facts) -> list[Observation] | None:
+    """The stored pairs behind a decision; None where the judge looked at none.
 
-    Errors: IntegrityError when digest or numbers differ from the recorded ones.
+    Errors: IntegrityError when they are not those of the ledger.
     """
     recorded: PairEvidence | None = getattr(facts, "evidence", None)
     if recorded is None or not recorded.evidence_objects:
         return None
     from continual_workers.evaluation.evidence import digest_of
-    from continual_workers.evaluation.evidence import replay as compute
 
     observations = stored_pairs(one.target, recorded)
-    where = f"decision {one.entry.sequence}"
     if (digest := digest_of(observations)) != recorded.evidence_digest:
         remedy = f"the ledger holds {recorded.evidence_digest}: restore evidence/{recorded.evidence_id}"
         raise IntegrityError(
-            "the stored pairs are not those that were judged", field=where, value=digest, remedy=remedy
+            "the stored pairs are not those that were judged",
+            field=f"decision {one.entry.sequence}",
+            value=digest,
+            remedy=remedy,
         )
-    anew = compute(
+    return observations
+
+
+def recomputed(one: Judged, facts: Facts, observations: list[Observation]) -> PairEvidence:
+    """The facts' evidence computed anew. Errors: IntegrityError when a number differs from the recorded one."""
+    recorded: PairEvidence = facts.evidence  # type: ignore[attr-defined]  # facts with pairs have it
+    anew = computed(one, recorded, observations, recorded.margin, recorded.worst_class_margin)
+    return merged(f"decision {one.entry.sequence}", recorded, anew)
+
+
+def computed(
+    one: Judged, recorded: PairEvidence, observations: list[Observation], margin: float, worst_class_margin: float
+) -> PairEvidence:
+    """Every number that follows from the pairs, at these margins."""
+    from continual_workers.evaluation.evidence import replay as compute
+
+    return compute(
         observations,
-        recorded.margin,
-        recorded.worst_class_margin,
+        margin,
+        worst_class_margin,
         class_count=len(one.target.classes),
         evidence_id=recorded.evidence_id,
         candidate=recorded.candidate,
         baseline=recorded.baseline,
         purpose=recorded.purpose,
     )
-    return merged(where, recorded, anew)
 
 
 def merged(where: str, recorded: PairEvidence, anew: PairEvidence) -> PairEvidence:
@@ -184,22 +206,72 @@ def stored_pairs(target: Target, evidence: PairEvidence) -> list[Any]:
     return [parse_observation(line) for line in data.splitlines()][: evidence.pairs]
 
 
-def with_gate(facts: Facts, gate_file: Path) -> Facts:
-    """The facts with fields of `rollout.gate` (or the file's own `gate:`) in place of the recorded ones."""
-    from pydantic import ValidationError
+SECTIONS = {"OfflineFacts": "offlineGate", "ProbationFacts": "probation", "CanaryFacts": "gate", "StepFacts": "gate"}
+"""The part of `rollout` that each judge looks at."""
+ALONE = {"StepFacts": ("steps",), "DeadlineFacts": ("deadline", "onInconclusive")}
+"""Single fields of `rollout` among a judge's facts."""
 
+
+def under(one: Judged, facts: Facts, gate_file: Path, observations: list[Observation] | None) -> Facts:
+    """The facts under another policy: fields of the file in place of the recorded ones, evidence computed for its margins.
+
+    The level of a canary is its share of the period's alpha (e-LOND), so it scales with `gate.alpha`.
+    """
+    kind, policy = type(facts).__name__, read_policy(gate_file)
+    section = SECTIONS.get(kind, "")
+    name = "probation" if section == "probation" else "gate"
+    changes: dict[str, Any] = {
+        snake(field): getattr(of_rollout(field, policy[field], gate_file), snake(field))
+        for field in ALONE.get(kind, ())
+        if field in policy
+    }
+    if section in policy:
+        changes[name] = validated(getattr(facts, name), policy[section], f"{gate_file}: ")
+    gate = changes.get("gate")
+    if kind == "CanaryFacts" and gate is not None:
+        changes["alpha"] = facts.alpha * gate.alpha / facts.gate.alpha  # type: ignore[attr-defined]  # CanaryFacts has both
+        if observations is not None:
+            changes["evidence"] = at_margins(one, facts, observations, gate)
+    return facts.model_copy(update=changes)
+
+
+def of_rollout(field: str, value: Any, gate_file: Path) -> Rollout:
+    """A rollout with this one field, so that it is read as the resource would read it."""
+    from continual_operator.spec import Rollout
+
+    return validated(Rollout(), {field: value}, f"{gate_file}: ")
+
+
+def at_margins(one: Judged, facts: Facts, observations: list[Observation], gate: Gate) -> PairEvidence:
+    recorded: PairEvidence = facts.evidence  # type: ignore[attr-defined]  # facts with pairs have it
+    anew = computed(one, recorded, observations, gate.margin, gate.worst_class_margin)
+    update = {name: getattr(anew, name) for name in (*COMPUTED, "margin", "worst_class_margin")}
+    return recorded.model_copy(update=update)
+
+
+def read_policy(gate_file: Path) -> dict[str, Any]:
+    """Parts of `rollout` by name: a file of gate fields, a file with `gate:`, `offlineGate:` …, or a whole ContinualModel."""
     from continual_cli.verbs.manifest import read_manifests
 
-    gate = getattr(facts, "gate", None)
-    if gate is None:
-        return facts
     (given, *_) = read_manifests(gate_file)
+    if "spec" in given:
+        return dict((given["spec"] or {}).get("rollout") or {})
+    parts = {*SECTIONS.values(), *(field for fields in ALONE.values() for field in fields)}
+    return given if parts & set(given) else {"gate": given}
+
+
+def snake(name: str) -> str:
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)
+
+
+def validated(part: Part, changes: dict[str, Any], where: str) -> Part:
+    """The part with some fields changed. Errors: UsageError naming the file and the field."""
+    from pydantic import ValidationError
+
     try:
-        changed = type(gate).model_validate({**gate.model_dump(mode="json", by_alias=True), **given.get("gate", given)})
+        return type(part).model_validate({**part.model_dump(mode="json", by_alias=True), **changes})
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise UsageError(
-            first["msg"], field=f"{gate_file}: {place}", value=first["input"], remedy="see rollout.gate"
-        ) from error
-    return facts.model_copy(update={"gate": changed})
+        place = ".".join(str(step) for step in first["loc"])
+        remedy = "see `kubectl explain continualmodel.spec.rollout`"
+        raise UsageError(first["msg"], field=f"{where}{place}", value=first["input"], remedy=remedy) from error

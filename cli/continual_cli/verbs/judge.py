@@ -48,7 +48,9 @@ def replay(
     gate_file: Annotated[
         Path | None,
         typer.Option(
-            "--gate-file", help="Judge by another gate: a YAML file with fields of rollout.gate.", metavar="FILE"
+            "--gate-file",
+            help="Judge by another policy: fields of rollout.gate, parts of rollout, or a whole ContinualModel.",
+            metavar="FILE",
         ),
     ] = None,
     model: ModelOption = None,

@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from continual_cli.local.state import Endpoints
 from continual_clients.objectstore import FileStore
-from continual_contract.artifacts import StoreLayout
-from continual_operator.judges import CanaryFacts, dump_facts, judge_canary
+from continual_contract.artifacts import HoldoutScores, StoreLayout
+from continual_operator.judges import CanaryFacts, OfflineFacts, dump_facts, judge_canary, offline_gate
 from continual_operator.ledger import LedgerEntry
-from continual_operator.spec import Gate
+from continual_operator.spec import Gate, OfflineGate
 from continual_workers.evaluation.evidence import Observation, digest_of, replay
 
 LAYOUT = StoreLayout("default", "digits")
@@ -111,6 +111,66 @@ def test_another_gate_may_decide_otherwise(run, store, tmp_path):
     assert result.exit_code == 0, result.output
     [one] = json.loads(result.stdout)
     assert (one["verdict"], one["reason"], one["same"]) == ("Inconclusive", "TooFewLabels", False)
+
+
+def test_another_margin_is_another_question_to_the_same_pairs(run, store, tmp_path):
+    """Pins that the pairs' evidence is computed for the file's margin and its share of alpha, not read from the ledger.
+
+    v8 lost one pair in twenty; at a margin of 15 points that is not inferior, so the wealth that promotes has grown.
+    """
+    gate = tmp_path / "gate.yaml"
+    gate.write_text("gate: {margin: 0.15, worstClassMargin: 0.5, rollbackAlpha: 0.000001, classAlpha: 0.000001}\n")
+    [one] = json.loads(run("decisions", "replay", "--gate-file", str(gate), "-o", "json").stdout)
+    assert (one["verdict"], one["reason"]) == ("Promote", "AccuracyHeld")
+    gate.write_text("gate: {margin: 0.02, rollbackAlpha: 0.000001, classAlpha: 0.000001}\n")
+    [one] = json.loads(run("decisions", "replay", "--gate-file", str(gate), "-o", "json").stdout)
+    assert one["verdict"] == "Inconclusive"
+
+
+def test_alpha_in_the_file_scales_the_candidates_share(run, store, tmp_path):
+    """Pins that e-LOND's share of the second look stays a share: half of alpha becomes half of the new alpha."""
+    gate = tmp_path / "gate.yaml"
+    gate.write_text(
+        "{margin: 0.15, worstClassMargin: 0.5, rollbackAlpha: 0.000001, classAlpha: 0.000001, alpha: 0.02}\n"
+    )
+    [one] = json.loads(run("decisions", "replay", "--gate-file", str(gate), "-o", "json").stdout)
+    assert one["verdict"] == "Promote"
+    assert "alpha 0.0100" in one["message"]
+
+
+@pytest.fixture
+def judged_offline(store) -> FileStore:
+    """Beside the rollback: a candidate the offline gate refused, four points below its parent."""
+    scores = HoldoutScores(samples=400, accuracy=0.90, per_class={}, per_class_samples={}, parent_accuracy=0.94)
+    facts = OfflineFacts(
+        gate=OfflineGate(), scores=scores, classes=10, finite_loss=True, parity_max_abs_diff=0.0, has_parent=True
+    )
+    verdict = offline_gate(facts)
+    assert verdict.outcome == "Reject"
+    told = {"verdict": verdict.outcome, "reason": verdict.reason, "message": verdict.message}
+    refused = entry(3, action="Reject", version="v9", judge="offline_gate", facts=dump_facts(facts), **told)
+    store.put(LAYOUT.decision(3), refused.model_dump_json().encode())
+    return store
+
+
+@pytest.mark.parametrize(
+    "form", ["offlineGate: {maxDrop: 0.05}\n", "spec: {rollout: {offlineGate: {maxDrop: 0.05}}}\n"]
+)
+def test_a_policy_may_be_a_part_of_rollout_or_a_whole_model(run, judged_offline, tmp_path, form):
+    """Pins that each judge gets its own part: the offline gate changes its mind, the live gate's decision is as it was."""
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(form)
+    result = run("decisions", "replay", "--gate-file", str(policy), "-o", "json")
+    assert result.exit_code == 0, result.output
+    assert [(one["verdict"], one["same"]) for one in json.loads(result.stdout)] == [("Rollback", True), ("Pass", False)]
+
+
+def test_gate_fields_alone_leave_the_offline_gate_alone(run, judged_offline, tmp_path):
+    """Pins that a file of live-gate fields is no error for decisions of other judges."""
+    gate = tmp_path / "gate.yaml"
+    gate.write_text("minLabels: 50\n")
+    told = json.loads(run("decisions", "replay", "--gate-file", str(gate), "-o", "json").stdout)
+    assert [one["same"] for one in told] == [True, True]
 
 
 def test_a_wrong_gate_file_names_the_field(run, store, tmp_path):
