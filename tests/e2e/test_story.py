@@ -26,7 +26,7 @@ EXAMPLE = "examples/digits-fast.yaml"
 INFERENCE = "continual.dev/component=inference"
 OPERATOR = "app.kubernetes.io/component=operator"
 LABELLED_RATE = 45.0
-DRIFT_RATE = 120.0
+DRIFT_RATE = 90.0
 IDLE_RATE = 5.0
 WRONG_LABELS = 800
 CARELESS = {
