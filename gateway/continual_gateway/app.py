@@ -9,15 +9,30 @@ from importlib.metadata import PackageNotFoundError, version
 from continual_contract.errors import ContinualError
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
 
 from continual_gateway.api import routers
+from continual_gateway.asgi import error_response
 from continual_gateway.deps import GatewayDeps
-from continual_gateway.errors import body_of, headers_of, status_of
+from continual_gateway.fastpath import FastPath
 from continual_gateway.frontdoor import FrontDoor
 from continual_gateway.gateway import Gateway
 from continual_gateway.pages.routes import mount_static, pages_router
 
 DESCRIPTION = "Ask, label, correct and steer image classifiers that keep learning. Inference speaks the Open Inference Protocol v2."
+
+
+class GatewayApp(FastAPI):
+    """FastAPI behind the front door: nothing of the framework runs before a request was admitted."""
+
+    door: FrontDoor | None = None
+
+    def open(self, gateway: Gateway) -> None:
+        self.door = FrontDoor(FastPath(super().__call__, gateway), gateway)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        assert self.door is not None
+        await self.door(scope, receive, send)
 
 
 def create_app(deps: GatewayDeps) -> FastAPI:
@@ -29,7 +44,7 @@ def create_app(deps: GatewayDeps) -> FastAPI:
         async with gateway.running():
             yield
 
-    app = FastAPI(
+    app = GatewayApp(
         title="Continual gateway",
         version=_version(),
         description=DESCRIPTION,
@@ -39,7 +54,7 @@ def create_app(deps: GatewayDeps) -> FastAPI:
         openapi_url="/openapi.json",
     )
     app.state.gateway = gateway
-    app.add_middleware(FrontDoor, gateway=gateway)
+    app.open(gateway)
     app.add_exception_handler(ContinualError, _tell)
     for router in routers():
         app.include_router(router)
@@ -50,8 +65,7 @@ def create_app(deps: GatewayDeps) -> FastAPI:
 
 async def _tell(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ContinualError)
-    status = status_of(error)
-    return JSONResponse(body_of(error), status, headers_of(status))
+    return error_response(error)
 
 
 def _version() -> str:

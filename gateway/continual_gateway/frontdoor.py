@@ -7,21 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
 
 from continual_contract.errors import ContinualError
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 
+from continual_gateway.asgi import App, Message, Receive, Scope, Send, error_response
 from continual_gateway.auth import Principal, check_origin, require
-from continual_gateway.errors import TooLargeError, TooSlowError, body_of, headers_of, status_of
+from continual_gateway.errors import TooLargeError, TooSlowError, status_of
 from continual_gateway.gateway import Gateway
 from continual_gateway.roles import Role
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 
 OPEN_PATHS = frozenset(
     {
@@ -59,7 +53,7 @@ NO_STORE = (b"cache-control", b"no-store")
 class FrontDoor:
     """The outermost layer. Puts the `Principal` (or None) into `scope["state"]["principal"]`."""
 
-    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], gateway: Gateway) -> None:
+    def __init__(self, app: App, gateway: Gateway) -> None:
         self._app, self._gateway = app, gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,15 +75,19 @@ class FrontDoor:
                 await self._app(scope, bounded.receive, answer.send)
             else:
                 await refusal(scope, receive, answer.send)
+        except ContinualError as error:
+            if answer.begun:
+                raise
+            await error_response(error)(scope, receive, answer.send)
         finally:
-            route = getattr(scope.get("route"), "path", "other")
+            route = str(scope.get("path_of_route") or getattr(scope.get("route"), "path", "other"))
             self._gateway.observe(route, scope["method"], answer.status, time.perf_counter() - began)
 
     def _admit(self, scope: Scope, headers: dict[str, str]) -> Response | None:
         """The refusal of a request that no handler should see; None lets it in."""
         path, method = scope["path"], scope["method"]
         state = scope.setdefault("state", {})
-        state["principal"] = None
+        state["principal"], state["headers"] = None, headers
         try:
             check_origin(method, headers)
             if path.startswith(STATIC):
@@ -155,13 +153,13 @@ class Answered:
 
     def __init__(self, send: Send, path: str) -> None:
         self._send, self._path = send, path
-        self.status = 500
+        self.status, self.begun = 500, False
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
+            self.begun = True
             self.status = int(message["status"])
-            headers = list(message.get("headers", ()))
-            headers += SECURITY
+            headers = [*message.get("headers", ()), *SECURITY]
             if not self._path.startswith(STATIC) and not any(name == b"cache-control" for name, _ in headers):
                 headers.append(NO_STORE)
             if self.status in {408, 413}:
@@ -172,11 +170,6 @@ class Answered:
 
 def too_large(most: int) -> TooLargeError:
     return TooLargeError("is too large", field="body", remedy=f"send at most {most} bytes")
-
-
-def error_response(error: ContinualError) -> JSONResponse:
-    status = status_of(error)
-    return JSONResponse(body_of(error), status, headers_of(status))
 
 
 def _refusal(error: ContinualError, method: str, headers: dict[str, str]) -> Response:

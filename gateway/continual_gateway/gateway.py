@@ -78,8 +78,7 @@ class Gateway:
         await self.decoder.close()
 
     def observe(self, route: str, method: str, status: int, seconds: float) -> None:
-        self.metrics.requests.labels(route, method, f"{status // 100}xx").inc()
-        self.metrics.seconds.labels(route).observe(seconds)
+        self.metrics.observe(route, method, status, seconds)
 
 
 def gateway_of(request: Request) -> Gateway:

@@ -7,6 +7,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
 class Metrics:
     """One registry per app, so that tests and replicas share nothing."""
 
@@ -41,3 +44,14 @@ class Metrics:
             "continual_gateway_notices", "Webhook notices", ["kind", "outcome"], registry=self.registry
         )
         self.signins = Counter("continual_gateway_signins", "Sign-ins", ["outcome"], registry=self.registry)
+        self._counted: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+
+    def observe(self, route: str, method: str, status: int, seconds: float) -> None:
+        """One request. Its two series are looked up once."""
+        key = (route, method if method in METHODS else "other", status // 100)
+        found = self._counted.get(key)
+        if found is None:
+            counter = self.requests.labels(key[0], key[1], f"{key[2]}xx")
+            found = self._counted[key] = (counter, self.seconds.labels(route))
+        found[0].inc()
+        found[1].observe(seconds)

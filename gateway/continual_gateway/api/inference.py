@@ -7,15 +7,15 @@ the body themselves: a model of a three-kilobyte request would cost more than it
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from continual_contract.entries import PredictionEntry
 from continual_contract.errors import ConflictError, NotFoundError
 from fastapi import APIRouter, Request, Response
 
 from continual_gateway import oip
-from continual_gateway.auth import CSRF_HEADER, require
+from continual_gateway.auth import CSRF_HEADER, Principal, require
 from continual_gateway.errors import MediaTypeError
 from continual_gateway.gateway import Gateway, gateway_of
 from continual_gateway.guards import Viewer, principal_of
@@ -64,9 +64,7 @@ async def ready(request: Request, _: Viewer, model: str, version: str | None = N
 @router.post("/models/{model}/infer", openapi_extra=INFER_DOC)
 async def infer(request: Request, model: str) -> Response:
     """Classify images. Each is a request in the stream; its `request_id` is what a label refers to."""
-    gateway = gateway_of(request)
-    facts = gateway.models.known(model) or await gateway.models.facts(model)
-    return await _infer(request, gateway, facts, model)
+    return await _infer(request, model)
 
 
 @router.post("/models/{model}/versions/{version}/infer", openapi_extra=INFER_DOC)
@@ -77,19 +75,50 @@ async def infer_with_version(request: Request, model: str, version: str) -> Resp
     _known_version(facts, version)
     if facts.owners != (version,):
         raise _other_version(version, facts.owners)
-    return await _infer(request, gateway, facts, model, version)
+    return await _infer(request, model, version)
 
 
-async def _infer(request: Request, gateway: Gateway, facts: ModelFacts, model: str, version: str = "") -> Response:
-    principal = require(principal_of(request), Role.VIEWER)
-    headers = request.headers
-    gateway.auth.check_csrf(principal, headers.get(CSRF_HEADER, ""))
-    asked = _asked(await request.body(), headers.get("content-type", ""), headers.get(oip.HEADER_LENGTH), facts)
+async def answer(
+    gateway: Gateway,
+    principal: Principal | None,
+    headers: Mapping[str, str],
+    body: bytes,
+    model: str,
+    version: str = "",
+) -> Spelled:
+    """A body into its answer. Errors: those of every step on the way; `errors.status_of` says what they are in HTTP."""
+    gateway.auth.check_csrf(require(principal, Role.VIEWER), headers.get(CSRF_HEADER, ""))
+    facts = gateway.models.known(model) or await gateway.models.facts(model)
+    asked = _asked(body, headers.get("content-type", ""), headers.get(oip.HEADER_LENGTH), facts)
     pixels = await pixels_of(gateway, facts, asked.images)
     found = await ask(gateway, facts, pixels, _context(asked, headers.get("idempotency-key", "")))
-    if version and any(answer.version != version for answer in found):
-        raise _other_version(version, tuple(answer.version for answer in found))
-    return _spelled(model, asked, found)
+    if version and any(one.version != version for one in found):
+        raise _other_version(version, tuple(one.version for one in found))
+    return Spelled(*oip.spell(model, asked, found))
+
+
+@dataclass(frozen=True, slots=True)
+class Spelled:
+    """A response's body; `head_length` where binary tensors follow its JSON head."""
+
+    body: bytes
+    head_length: int | None
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        length = (b"content-length", b"%d" % len(self.body))
+        if self.head_length is None:
+            return [(b"content-type", b"application/json"), length]
+        inference = (oip.HEADER_LENGTH.encode(), b"%d" % self.head_length)
+        return [(b"content-type", RAW.encode()), length, inference]
+
+
+async def _infer(request: Request, model: str, version: str = "") -> Response:
+    done = await answer(
+        gateway_of(request), principal_of(request), request.headers, await request.body(), model, version
+    )
+    response = Response(done.body)
+    response.raw_headers = done.headers()
+    return response
 
 
 def _asked(body: bytes, content_type: str, head_length: str | None, facts: ModelFacts) -> oip.InferRequest:
@@ -118,13 +147,6 @@ def _context(asked: oip.InferRequest, idempotency_key: str) -> Context:
     }
     metadata = json.dumps(given, ensure_ascii=False) if given else ""
     return context_of(parameters.get("partition_key", ""), idempotency_key, metadata)
-
-
-def _spelled(model: str, asked: oip.InferRequest, found: Sequence[PredictionEntry]) -> Response:
-    body, head_length = oip.spell(model, asked, found)
-    if head_length is None:
-        return Response(body, media_type="application/json")
-    return Response(body, media_type=RAW, headers={oip.HEADER_LENGTH: str(head_length)})
 
 
 def _known_version(facts: ModelFacts, version: str | None) -> str | None:
