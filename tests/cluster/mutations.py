@@ -1,15 +1,24 @@
-"""The operator with one protection removed, as a process: `python mutations.py <name>`. Tests that stay green with it prove nothing."""
+"""The operator with one protection removed, as a process: `python mutations.py <name>`. Tests that stay green with it prove nothing.
+
+One of them, `impatient`, removes nothing: it only shortens a wait of ten minutes to what a test can wait for.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import sys
+import time
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 from continual_operator import __main__ as operator
-from continual_operator import reconcile
+from continual_operator import loop, reconcile, rollout
 from continual_operator.converge import converge
 from continual_operator.decide import Plan, decide
+from continual_operator.kubernetes import installed
+from continual_operator.kubernetes.lease import Lease
+from continual_operator.kubernetes.pace import Pace
 from continual_operator.observation import Observation
 
 
@@ -23,7 +32,51 @@ def acting_before_recording() -> None:
     reconcile.decide = hasty  # type: ignore[attr-defined]  # what the loop calls
 
 
-MUTATIONS = {mutation.__name__: mutation for mutation in (acting_before_recording,)}
+def telling_the_time() -> None:
+    """The status holds a number that changes by itself."""
+
+    def ticking(obs: Observation, now: Any, settings: Any) -> Plan:
+        plan = decide(obs, now, settings)
+        return replace(plan, status=plan.status.replaced(backlog=int(time.time())), moving=True)
+
+    reconcile.decide = ticking  # type: ignore[attr-defined]  # what the loop calls
+
+
+def leading_for_ever() -> None:
+    """A leader that does not end, and does not stop writing, when its Lease is lost."""
+    Lease.assert_held = lambda _: None  # type: ignore[method-assign]  # the fence
+    Lease._watchdog = lambda _: None  # type: ignore[method-assign]  # the watchdog
+
+    async def keep(_: Lease) -> None:
+        await asyncio.Event().wait()
+
+    Lease.keep = keep  # type: ignore[method-assign]
+
+
+def rushing() -> None:
+    """No common pace, and hardly a pause between two looks at a model."""
+
+    async def at_once(_: Pace) -> None:
+        return None
+
+    Pace.turn = at_once  # type: ignore[method-assign]
+    loop.back_off = lambda *_: timedelta(seconds=0.3)
+
+
+def impatient() -> None:
+    """A version's pods have eight seconds to become Ready."""
+    rollout.START_LIMIT = timedelta(seconds=8)
+
+
+def ignoring_the_installed_crd() -> None:
+    """Whatever the API server would drop, it goes on."""
+    installed.missing_fields = lambda _: ()  # type: ignore[attr-defined]  # what the check calls
+
+
+MUTATIONS = {
+    mutation.__name__: mutation
+    for mutation in (acting_before_recording, telling_the_time, leading_for_ever, rushing, impatient, ignoring_the_installed_crd)
+}
 
 if __name__ == "__main__":
     MUTATIONS[sys.argv[1]]()
