@@ -43,7 +43,7 @@ def root(
     target: Annotated[
         str | None,
         typer.Option(
-            help="local or kubernetes. Also $CONTINUAL_TARGET. Default: local; kubernetes when called as `kubectl continual`, in a pod, or with any of the options below.",
+            help="local or kubernetes. Also $CONTINUAL_TARGET. Default: local; kubernetes when called as `kubectl continual`, in a pod, or with one of -n, --context, --kubeconfig.",
             metavar="TARGET",
             rich_help_panel=WORLD,
         ),
