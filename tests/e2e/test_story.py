@@ -36,6 +36,11 @@ CARELESS = {
 }
 """What somebody in a hurry does: no replay, and an offline gate that is not in the way. Wrong labels of source `truth` do not judge."""
 CAREFUL = {"rollout": {"offlineGate": None}, "retraining": {"strategy": None}}
+PATIENT = {
+    "retraining": {"timeout": "15m"},
+    "rollout": {"deadline": "10m", "gate": {"maxLag": "2m", "maxLatencyRatio": 5}, "probation": {"deadline": "10m"}},
+}
+"""The example's deadlines suit an idle machine; here two cores also run the control plane, kubelet and a training."""
 BAD_SPEC = {
     "apiVersion": "continual.dev/v1alpha1", "kind": "ContinualModel", "metadata": {"name": "nightly"},
     "spec": {
