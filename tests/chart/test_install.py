@@ -5,70 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from chart_rendering import CHART, COMPONENTS, HELMS, WORKERS, HelmError, Values, helm
+from chart_releases import CRD, SMALL, Release
+from chart_rendering import COMPONENTS, HELMS, WORKERS, HelmError
 from chart_tools import new_namespace, until
-from control_plane import CRDS, ROOT, ControlPlane
-
-CRD = f"{CRDS}/continualmodels.continual.dev"
-SMALL: Values = {
-    "redis": {"embedded": {"persistence": {"enabled": False}}},
-    "objectStore": {"embedded": {"persistence": {"enabled": False}}},
-}
-"""No volumes: nothing provides any here."""
-
-
-class Release:
-    """One release of the chart, gone after the test with the CRD it may have brought."""
-
-    def __init__(self, plane: ControlPlane, namespace: str, binary: str = "helm", name: str = "continual") -> None:
-        self.plane, self.namespace, self.binary, self.name = plane, namespace, binary, name
-
-    def helm(self, verb: str, *arguments: str, values: Values | None = None) -> str:
-        return helm(
-            verb,
-            self.name,
-            *arguments,
-            "--namespace",
-            self.namespace,
-            binary=self.binary,
-            kubeconfig=self.plane.kubeconfig,
-            values=values,
-        )
-
-    def install(self, values: Values | None = None) -> str:
-        return self.helm("install", str(CHART), values=values or SMALL)
-
-    def upgrade(self, values: Values | None = None) -> str:
-        return self.helm("upgrade", str(CHART), values=values or SMALL)
-
-    def objects(self, kind: str, api: str = "/api/v1") -> list[dict[str, Any]]:
-        answer = self.plane.get(f"{api}/namespaces/{self.namespace}/{kind}")
-        assert answer.ok, answer.message
-        return [item for item in answer.body["items"] if not item["metadata"]["name"].startswith("sh.helm.release")]
-
-    def secrets(self) -> dict[str, dict[str, str]]:
-        return {s["metadata"]["name"]: s["data"] for s in self.objects("secrets")}
-
-    def workloads(self) -> dict[str, tuple[int, str]]:
-        """Generation and pod template of every workload: what a change of either restarts."""
-        found = self.objects("deployments", "/apis/apps/v1") + self.objects("statefulsets", "/apis/apps/v1")
-        return {
-            o["metadata"]["name"]: (o["metadata"]["generation"], json.dumps(o["spec"]["template"], sort_keys=True))
-            for o in found
-        }
-
-
-@pytest.fixture
-def clean(plane: ControlPlane) -> Iterator[ControlPlane]:
-    """The CRD is cluster-wide and kept on purpose: each test begins without."""
-    yield plane
-    plane.request("DELETE", CRD)
-    until("the CRD is gone", lambda: plane.get(CRD).code == 404)
+from control_plane import ROOT, ControlPlane
 
 
 @pytest.mark.parametrize("binary", HELMS)

@@ -6,36 +6,36 @@ stands in the server's ACL LOG, which must be empty at the end.
 
 from __future__ import annotations
 
-import hashlib
 import threading
-from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import closing, suppress
 from typing import Any
 
 import pytest
 import redis
-from chart_rendering import PASSWORDS, users_acl
+from chart_redis import Users
+from chart_rendering import COMPONENTS, PASSWORDS, users_acl
 from chart_tools import until
 from chart_worlds import inference_tier
 from continual_clients.environment import WorkerEnvironment
 from continual_clients.objectstore import FileStore
-from continual_clients.redis import check, connect_url, ensure_functions
-from continual_clients.registry import Registry
+from continual_clients.redis import check, ensure_functions
 from continual_contract import settings
-from continual_contract.artifacts import StoreLayout, TrainingInputs
+from continual_contract.artifacts import TrainingInputs
 from continual_contract.config import EvaluatorConfig, ServedVersion
+from continual_contract.entries import Answer, encode_answer
 from continual_contract.functions import (
+    Committed,
+    commit_call,
     configure_call,
     enqueue_call,
     parse_enqueue,
     parse_survey,
     replay_call,
+    route_call,
     survey_call,
     wipe_call,
 )
-from continual_contract.ids import EntryId
+from continual_contract.ids import EntryId, Version
 from continual_contract.keys import ModelKeys
 from continual_contract.report import Report
 from continual_operator.rehearsal import Rehearsal
@@ -45,68 +45,6 @@ from continual_workers.streaming.reaper import ReapOptions, reap_once
 from continual_workers.training import __main__ as training
 
 KEYS = ModelKeys("default", "digits")
-ADMIN_PASSWORD = "admin-of-the-test"
-ADMIN = f"user admin on #{hashlib.sha256(ADMIN_PASSWORD.encode()).hexdigest()} ~* &* +@all"
-"""The test itself looks at everything; no such user is in the chart."""
-
-
-@dataclass
-class Users:
-    """A redis-server with the chart's users."""
-
-    server: Any
-    folder: Path
-    clients: list[redis.Redis]
-
-    def password_file(self, name: str) -> Path:
-        path = self.folder / f"password-{name}"
-        path.write_text(PASSWORDS.get(name, ADMIN_PASSWORD))
-        return path
-
-    def connect(self, name: str) -> redis.Redis:
-        client = connect_url(self.server.url, name, self.password_file(name))
-        self.clients.append(client)
-        return client
-
-    def url(self, name: str) -> str:
-        return str(self.server.url).replace("redis://", f"redis://{name}:{PASSWORDS.get(name, ADMIN_PASSWORD)}@")
-
-    def environment(self, name: str) -> dict[str, str]:
-        return {settings.REDIS_USERNAME: name, settings.REDIS_PASSWORD_FILE: str(self.password_file(name))}
-
-    def refused(self) -> list[str]:
-        """What was refused to whom so far, as the server noted it."""
-        log: Any = self.connect("admin").acl_log()
-        return [f"{e['username']}: {e['object']} ({e['reason']}, {e['context']})" for e in log]
-
-
-@pytest.fixture
-def users(redis_server: Any, tmp_path: Path) -> Iterator[Users]:
-    """The server starts again with the rendered file, as the chart starts it, and one more user for the test."""
-    acl = tmp_path / "users.acl"
-    acl.write_text(f"{users_acl()}{ADMIN}\n")
-    redis_server.stop()
-    made = Users(redis_server, tmp_path, [])
-    _start(redis_server, acl)
-    try:
-        yield made
-    finally:
-        for client in made.clients:
-            client.close()
-
-
-def _start(server: Any, acl: Path) -> None:
-    """`RedisServer.start` waits for a PING without a password; here nobody gets an answer without one."""
-
-    def answers() -> bool:
-        try:
-            with closing(redis.Redis(port=server.port, username="admin", password=ADMIN_PASSWORD)) as client:
-                return bool(client.ping())
-        except redis.ConnectionError:
-            return False
-
-    server._wait_until_ready = lambda: until("the server answers", answers)
-    server.start("--aclfile", str(acl), "--maxmemory-policy", "noeviction")
 
 
 def send(call: Any, client: redis.Redis) -> Any:
@@ -133,18 +71,6 @@ def test_the_operator_takes_a_version_through_its_whole_life_as_its_user(users: 
         assert play.wait_for(sweep(play.deps)) == ["uid-model"]
     assert users.refused() == []
     assert users.connect("admin").keys("*") == []
-
-
-@pytest.fixture
-def bench(users: Users) -> Iterator[Any]:
-    """Inference workers as processes, under their user; the test routes as the operator."""
-    registry = Registry(FileStore(users.folder / "store"), StoreLayout("default", "digits"))
-    made = inference_tier.Bench(users.server.url, users.connect("operator"), users.folder, registry)
-    ensure_functions(made.client)
-    try:
-        yield made
-    finally:
-        made.close()
 
 
 def ask(gateway: redis.Redis, numbers: range, fields: dict[str, bytes] | None = None) -> list[str]:
@@ -238,3 +164,166 @@ def _train(users: Users, operator: redis.Redis) -> None:
     report = training._reporter(WorkerEnvironment.from_env(named), inputs)
     report({"phase": "Learning", "epoch": "1"})
     assert operator.hget(KEYS.progress(inputs.job_hash()), "epoch") == b"1"
+
+
+# What each must not do -----------------------------------------------------------------------------------------------------
+
+PLACES = {
+    "requests": KEYS.requests, "predictions": KEYS.predictions, "labels": KEYS.labels, "dead": KEYS.dead,
+    "routing": KEYS.routing, "serve": KEYS.serve, "report": KEYS.report, "config": KEYS.config, "alarms": KEYS.alarms,
+    "evaluator": KEYS.evaluator + ":head", "answers": KEYS.answers(1), "seen": KEYS.seen("k"), "progress": KEYS.progress("j"),
+    "history": KEYS.history("history"), "audit": KEYS.audit, "corrections": KEYS.corrections, "labelled": KEYS.labelled,
+    "ingested": KEYS.ingested, "roll": "ctm-installation:here/continual", "ticket": "ctm:ticket:x", "foreign": "somebody:else",
+}  # fmt: skip
+"""Every kind of key; `foreign` is another application's."""
+CHANGES: dict[str, tuple[str, ...]] = {
+    "set": ("SET", "{}", "v"), "hset": ("HSET", "{}", "f", "v"), "hdel": ("HDEL", "{}", "f"), "del": ("DEL", "{}"), "unlink": ("UNLINK", "{}"),
+    "expire": ("EXPIRE", "{}", "1"), "xadd": ("XADD", "{}", "*", "f", "v"), "xdel": ("XDEL", "{}", "1-1"), "xtrim": ("XTRIM", "{}", "MAXLEN", "1"),
+    "xack": ("XACK", "{}", "g", "1-1"), "group": ("XGROUP", "CREATE", "{}", "g", "0"), "zadd": ("ZADD", "{}", "1", "m"),
+    "hincrby": ("HINCRBY", "{}", "f", "1"), "hsetnx": ("HSETNX", "{}", "f", "v"), "rename": ("RENAME", "{}", "other"),
+}  # fmt: skip
+LOOKS: dict[str, tuple[str, ...]] = {
+    "get": ("GET", "{}"), "hget": ("HGET", "{}", "f"), "xrange": ("XRANGE", "{}", "-", "+"), "xreadgroup": ("XREADGROUP", "GROUP", "g", "c", "STREAMS", "{}", ">"),
+    "zrange": ("ZRANGE", "{}", "0", "1"), "dump": ("DUMP", "{}"),
+}  # fmt: skip
+MAY_CHANGE = {
+    "operator": "set routing config, hset serve roll, hdel roll, group requests, del * , unlink *",
+    "inference": "xack requests, hset answers, hsetnx answers, expire answers, xadd predictions dead, hincrby alarms",
+    "evaluator": (
+        "set evaluator routing, hset evaluator report serve, hdel evaluator serve, del evaluator, hincrby alarms, "
+        "xadd requests dead history, xdel dead, xtrim requests predictions labels, group requests"
+    ),
+    "trainer": "hset progress, expire progress",
+    "gateway": (
+        "set seen ticket, hset corrections labelled ingested, hdel corrections labelled ingested answers, del corrections labelled ingested, "
+        "expire corrections labelled ingested, zadd corrections labelled ingested, xadd requests labels audit, xdel dead"
+    ),
+}
+"""What a user may change directly, verb by verb; `*` is every key of a model."""
+MAY_LOOK = {
+    "operator": {"get", "hget", "xrange"},
+    "inference": {"get", "hget", "xrange", "xreadgroup"},
+    "evaluator": {"get", "hget", "xrange"},
+    "trainer": set[str](),
+    "gateway": {"get", "hget", "xrange", "zrange"},
+}
+NEVER = (
+    ("FLUSHALL",), ("FLUSHDB",), ("CONFIG", "GET", "*"), ("CONFIG", "SET", "maxmemory", "1"), ("KEYS", "*"), ("ACL", "LIST"), ("ACL", "SETUSER", "x"),
+    ("SHUTDOWN",), ("DEBUG", "SLEEP", "1"), ("EVAL", "return 1", "0"), ("FUNCTION", "FLUSH"), ("FUNCTION", "DELETE", "continual_v1"),
+    ("MONITOR",), ("REPLICAOF", "h", "1"), ("SAVE",), ("SWAPDB", "0", "1"), ("CLIENT", "KILL", "ID", "1"), ("CLIENT", "PAUSE", "1"),
+    ("MODULE", "LIST"), ("MIGRATE", "h", "1", "k", "0", "1"), ("SCRIPT", "FLUSH"), ("SUBSCRIBE", "c"), ("PUBLISH", "c", "m"),
+)  # fmt: skip
+
+
+def tried(admin: redis.Redis, user: str, command: tuple[str, ...]) -> bool:
+    """Whether the server would let the user send it."""
+    return bool(admin.execute_command("ACL", "DRYRUN", user, *command) == b"OK")  # type: ignore[no-untyped-call]  # unannotated in redis-py
+
+
+def spelled(rules: str) -> set[str]:
+    """`verb key key, verb key` as `verb key` each; `*` stands for every key of a model."""
+    of_models = [place for place in PLACES if place not in {"roll", "ticket", "foreign"}]
+    found = set()
+    for part in rules.split(","):
+        verb, *places = part.split()
+        found |= {f"{verb} {place}" for place in (of_models if places == ["*"] else places)}
+    return found
+
+
+@pytest.mark.parametrize("user", COMPONENTS)
+def test_a_user_changes_its_own_keys_and_no_others(users: Users, user: str) -> None:
+    """Every changing command on every kind of key, asked of the server itself."""
+    admin = users.connect("admin")
+    open_to_it = {
+        f"{verb} {place}"
+        for verb, command in CHANGES.items()
+        for place, key in PLACES.items()
+        if tried(admin, user, tuple(word.format(key) for word in command))
+    }
+    assert open_to_it ^ spelled(MAY_CHANGE[user]) == set()
+
+
+@pytest.mark.parametrize("user", COMPONENTS)
+def test_a_user_looks_with_its_own_commands_and_never_at_other_applications(users: Users, user: str) -> None:
+    """Reading is narrower than it seems: by command, and never outside of models."""
+    admin = users.connect("admin")
+    found = {
+        (verb, place)
+        for verb, command in LOOKS.items()
+        for place, key in PLACES.items()
+        if tried(admin, user, tuple(word.format(key) for word in command))
+    }
+    assert {verb for verb, _ in found} == MAY_LOOK[user]
+    assert "foreign" not in {place for _, place in found}
+    assert {place for _, place in found if place in {"roll", "ticket"}} == set()
+
+
+@pytest.mark.parametrize("user", ["probe", *COMPONENTS])
+def test_nobody_may_administer_the_server(users: Users, user: str) -> None:
+    """Only the operator loads functions, and not even it deletes them."""
+    admin = users.connect("admin")
+    assert [command for command in NEVER if tried(admin, user, command)] == []
+    assert tried(admin, user, ("FUNCTION", "LOAD", "x")) == (user == "operator")
+    assert tried(admin, user, ("PING",))
+
+
+def test_without_a_password_or_with_a_wrong_one_nothing_is_answered(users: Users) -> None:
+    """The default user is off; the probe's user needs none and may only ping."""
+    for client in (
+        redis.Redis(port=users.server.port),
+        redis.Redis(port=users.server.port, username="operator", password="wrong"),
+        redis.Redis(port=users.server.port, username="operator", password=PASSWORDS["trainer"]),
+    ):
+        with closing(client), pytest.raises(redis.AuthenticationError):
+            client.ping()
+    with closing(redis.Redis(port=users.server.port, username="probe", password="none")) as probe:
+        assert probe.ping()
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            probe.get(KEYS.routing)
+
+
+def test_a_function_gives_nobody_more_than_its_user_has(users: Users) -> None:
+    """Everybody may call functions; what these do is still judged: a worker cannot route, reap or enqueue through them."""
+    ensure_functions(users.connect("operator"))
+    worker = users.connect("inference")
+    for call in (
+        route_call(KEYS, 0, 9, "evil", [("v9", 10_000)]),
+        enqueue_call(KEYS, {"d": b"x"}),
+        configure_call(KEYS, "evil", 9, "{}"),
+    ):
+        with pytest.raises(redis.ResponseError, match="The user executing the script can't"):
+            send(call, worker)
+    assert users.connect("admin").keys("*") == []
+
+
+@pytest.mark.parametrize("left_out", ["+xack", "+hsetnx", "+xgroup|create", "+fcall", "+incrby", "%R~ctm:{*}:routing"])
+def test_the_stories_notice_a_rule_that_is_missing(users: Users, left_out: str) -> None:
+    """Mutation check: the same file without one rule, and somebody is refused."""
+    admin = users.connect("admin")
+    whole = users_acl()
+    assert left_out in whole
+    for line in whole.replace(f" {left_out}", "").splitlines()[2:]:
+        _, name, *rules = line.split()
+        text = " ".join(rules)
+        outside, selectors = (
+            text.partition(" (")[0].split(),
+            [f"({part.rstrip(') ')})" for part in text.split(" (")[1:]],
+        )
+        admin.execute_command("ACL", "SETUSER", name, "reset", *outside, *selectors)  # type: ignore[no-untyped-call]  # unannotated in redis-py
+    work_a_little(users)
+    assert users.refused() != []
+
+
+def work_a_little(users: Users) -> None:
+    """The shortest way through every component; what is refused is noted by the server, not raised here."""
+    operator, worker, gateway = (users.connect(name) for name in ("operator", "inference", "gateway"))
+    with suppress(redis.ResponseError):
+        ensure_functions(operator)
+        send(route_call(KEYS, 0, 1, "uid", [("v1", 10_000)]), operator)
+        entry = parse_enqueue(send(enqueue_call(KEYS, {"d": b"x"}), gateway)).entry_id
+        assert worker.get(KEYS.routing)
+        worker.xreadgroup("v1@1", "v1/a", {KEYS.requests: ">"}, count=1)
+        answer = encode_answer(Answer(Version("v1"), "abcdef", "stable", "owner", "1", 0.9, 100))
+        send(commit_call(KEYS, "v1@1", "v1", [Committed(entry, entry, "o", answer)]), worker)
+    with suppress(redis.ResponseError):
+        Evaluator(users.connect("evaluator"), FileStore(users.folder / "store"), KEYS).start()

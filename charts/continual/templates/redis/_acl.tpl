@@ -21,11 +21,18 @@ A test runs every component under its user, and tries what each must not do.
     "(-@all ~ctm:{*}:predictions ~ctm:{*}:dead +xadd)"
     "(-@all ~ctm:{*}:alarms +hincrby)"
     "(-@all ~ctm:{*}:* +fcall)")
-  "evaluator" (list "resetchannels -@all +ping +select +time +info +multi +exec +discard +watch +unwatch"
-    "~ctm:{*}:evaluator* ~ctm:{*}:report ~ctm:{*}:routing ~ctm:{*}:serve ~ctm:{*}:alarms %R~ctm:{*}:config %R~ctm:{*}:answers:* %R~ctm:{*}:seen:*"
-    "+get +set +incrby +del +exists +mget +hget +hgetall +hkeys +hexists +hmget +hset +hdel +hincrby"
+  "evaluator" (list "resetchannels -@all +ping +select +time +info +multi +exec +discard +unwatch"
+    "~ctm:{*}:evaluator* +watch +get +set +incrby +del +hgetall +hset +hdel"
+    "(-@all ~ctm:{*}:report +hget +hset)"
+    "(-@all ~ctm:{*}:routing +get +set)"
+    "(-@all ~ctm:{*}:serve +hget +hkeys +hset +hdel)"
+    "(-@all ~ctm:{*}:alarms +hgetall +hincrby)"
     "(-@all ~ctm:{*}:history* +xadd)"
-    "(-@all ~ctm:{*}:requests ~ctm:{*}:predictions ~ctm:{*}:labels ~ctm:{*}:dead +xrange +xread +xlen +xadd +xdel +xtrim +xpending +xinfo|stream +xinfo|groups +xinfo|consumers +xgroup|create +xgroup|destroy +xgroup|setid +xgroup|delconsumer +memory|usage +exists)"
+    "(-@all %R~ctm:{*}:config %R~ctm:{*}:seen:* +get +mget)"
+    "(-@all %R~ctm:{*}:answers:* +hmget +hexists)"
+    "(-@all ~ctm:{*}:requests +exists +xlen +xrange +xadd +xtrim +xpending +xinfo|stream +xinfo|groups +xinfo|consumers +xgroup|create +xgroup|destroy +xgroup|setid +xgroup|delconsumer +memory|usage)"
+    "(-@all ~ctm:{*}:predictions ~ctm:{*}:labels +xrange +xtrim)"
+    "(-@all ~ctm:{*}:dead +xlen +xrange +xadd +xdel)"
     "(-@all ~ctm:{*}:* +fcall)")
   "trainer" (list "resetchannels -@all +ping +select"
     "~ctm:{*}:progress:* +hset +expire")
