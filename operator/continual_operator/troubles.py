@@ -62,7 +62,7 @@ def trouble_of(pods: Iterable[Manifest], now: datetime) -> Trouble:
             continue
         for container in status.get("containerStatuses") or ():
             restarts = max(restarts, int(container.get("restartCount") or 0))
-        found = found or _of_pod(status, now)
+        found = found or _of_pod(pod, status, now)
     return replace(found, restarts=restarts)
 
 
@@ -88,7 +88,7 @@ def refused(deployment_status: Mapping[str, Any]) -> Trouble:
     return NO_TROUBLE
 
 
-def _of_pod(status: Mapping[str, Any], now: datetime) -> Trouble:
+def _of_pod(pod: Manifest, status: Mapping[str, Any], now: datetime) -> Trouble:
     conditions = {c.get("type"): c for c in status.get("conditions") or ()}
     scheduled, sandbox = conditions.get("PodScheduled") or {}, conditions.get("PodReadyToStartContainers") or {}
     if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable":
@@ -97,8 +97,15 @@ def _of_pod(status: Mapping[str, Any], now: datetime) -> Trouble:
         if not container.get("ready") and (found := _of_container(container)):
             return found
     if sandbox.get("status") == "False" and now - _time(sandbox) >= MOUNTED_WITHIN and not status.get("reason"):
-        return Trouble(reasons.SECRET_MISSING, "a volume cannot be mounted: a Secret, or its key, is not there")
+        return Trouble(reasons.SECRET_MISSING, f"a volume cannot be mounted; {_wanted_secrets(pod)}")
     return NO_TROUBLE
+
+
+def _wanted_secrets(pod: Manifest) -> str:
+    """What to look for, by name: the kubelet's own words are in events, which we may not read."""
+    volumes = (pod.get("spec") or {}).get("volumes") or ()
+    named = [volume["secret"].get("secretName", "") for volume in volumes if "secret" in volume]
+    return f"is there a Secret {' and '.join(named)} in this namespace?" if named else "see kubectl describe pod"
 
 
 def _of_container(container: Mapping[str, Any]) -> Trouble:

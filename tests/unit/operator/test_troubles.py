@@ -60,6 +60,14 @@ def test_what_a_pod_says_has_a_reason(case: str, seen: dict[str, Any], reason: s
     assert words in found.message
 
 
+def test_a_missing_secret_is_looked_for_by_name() -> None:
+    """The kubelet's words are in events, which the operator may not read; the names are in the pod."""
+    stuck = pod(CREATING, conditions=[condition("PodReadyToStartContainers")])
+    stuck["spec"] = {"volumes": [{"name": "tmp", "emptyDir": {}}, {"name": "redis", "secret": {"secretName": "redis-key"}}]}
+    said = "a volume cannot be mounted; is there a Secret redis-key in this namespace?"
+    assert trouble_of([stuck], START) == Trouble("ConnectionSecretMissing", said)
+
+
 def test_a_pod_on_its_way_out_is_no_trouble() -> None:
     """A rolling update ends pods; how they end is nobody's news."""
     leaving = pod(waiting("CrashLoopBackOff"))
