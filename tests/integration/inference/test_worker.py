@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -101,8 +102,10 @@ def test_a_worker_that_leaves_under_load_loses_nothing(bench: Any, onnx_of: Onnx
     bench.route([("v1", 10_000)])
     sent: list[str] = []
     for attempt in range(20):
-        sent += bench.send(3000, first=3000 * attempt)
         before = len(bench.predictions())
+        worker.process.send_signal(signal.SIGSTOP)  # else it is done before the last request is sent
+        sent += bench.send(6000, first=6000 * attempt)
+        worker.process.send_signal(signal.SIGCONT)
         bench.wait(lambda before=before: len(bench.predictions()) > before)
         getattr(worker, how)()
         if how == "terminate" or bench.pending():
