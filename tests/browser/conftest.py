@@ -30,6 +30,7 @@ from continual_cli.local.paths import Home
 from continual_cli.local.state import LocalState
 from continual_clients.redis import connect_url
 from continual_contract.keys import ModelKeys
+from continual_contract.report import Report
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
 from sklearn.datasets import load_digits
@@ -181,7 +182,8 @@ def door(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doo
             [sys.executable, "-m", "continual_cli.local.serve_gateway"], env=environment, stdout=out, stderr=out
         )
     try:
-        world.wait("the second gateway", lambda: _answers(port), 60)
+        world.wait(f"the second gateway (its log: {folder / 'log'})", lambda: process.poll() or _answers(port), 120)
+        assert process.poll() is None, (folder / "log").read_text(errors="replace")[-2000:]
         yield Door(f"http://127.0.0.1:{port}", tokens)
     finally:
         process.terminate()
@@ -344,7 +346,12 @@ def digits() -> Callable[..., Digit]:
 def traffic(world: World) -> None:
     """Two hundred labelled requests, counted by the evaluator."""
     world.verb("produce", "digits", "--rate", "60", "--count", "200", "--labels-after", "0.5")
-    world.wait("the labels to be counted", lambda: ((world.status().get("stable") or {}).get("labels") or 0) >= 150)
+    world.wait("the labels to be counted", lambda: _counted(world) >= 150)
+
+
+def _counted(world: World) -> int:
+    raw = world.redis().hget(KEYS.report, "json")
+    return Report.model_validate_json(raw).labels.counted if raw else 0
 
 
 @pytest.fixture

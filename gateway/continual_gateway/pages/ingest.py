@@ -21,6 +21,7 @@ from continual_gateway.views.samples import sample_table
 ingest_router = APIRouter(route_class=PageRoute, default_response_class=HTMLResponse)
 PAGE = 50
 REFUSED_SHOWN = 20
+NO_FILTER = dict.fromkeys(("text", "label", "predicted", "state", "since", "until"), "")
 STATES = (("", "all"), ("labelled", "labelled"), ("unlabelled", "not labelled"), ("wrong", "answered wrongly"))
 
 
@@ -57,7 +58,7 @@ async def upload_samples(request: Request, model: str) -> Response:
         if not done:
             raise
         problem = error.describe()
-    return await _page(request, model, {}, "", _report(done, problem))
+    return await _page(request, model, NO_FILTER, "", _report(done, problem))
 
 
 def _report(done: list[Ingested], problem: str) -> dict[str, Any]:

@@ -122,13 +122,16 @@ class Reading:
         job = str(dig(document, "status.training.job", "")) if whole else ""
         pipe = self._gateway.deps.redis.pipeline(transaction=False)
         pipe.hget(keys.report, "json")
-        for line, resolution in ((fine, FINE), (coarse, COARSE)):
+        for line, resolution in ((fine, FINE), (coarse, COARSE)) if whole else ((fine, FINE),):
             pipe.xrange(keys.history(resolution.suffix), line.start(), "+")
             pipe.xrevrange(keys.history(resolution.suffix), count=1)
-        pipe.hgetall(keys.progress(job))
-        raw, fine_new, fine_end, coarse_new, coarse_end, progress = await pipe.execute()
+        if job:
+            pipe.hgetall(keys.progress(job))
+        raw, fine_new, fine_end, *more = await pipe.execute()
         fine.extend(fine_new, _end(fine_end), FINE)
-        coarse.extend(coarse_new, _end(coarse_end), COARSE)
+        if whole:
+            coarse.extend(more[0], _end(more[1]), COARSE)
+        progress = more[2] if job else {}
         report = Report.model_validate_json(raw) if raw else None
         return _Live(report, fine, coarse, {k.decode(): v.decode() for k, v in progress.items()})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Annotated, Any
 
@@ -64,7 +65,7 @@ async def models_live(request: Request, _: Viewer, seen: str = "") -> Response:
 async def _list(request: Request) -> dict[str, Any]:
     reading = reading_of(request)
     documents = await gateway_of(request).models.documents()
-    snapshots = [await reading.snapshot(document, whole=False) for document in documents]
+    snapshots = await asyncio.gather(*(reading.snapshot(document, whole=False) for document in documents))
     values: dict[str, Any] = {
         "rows": [row(snapshot) for snapshot in snapshots],
         "several": len({ref_of(document).namespace for document in documents}) > 1,

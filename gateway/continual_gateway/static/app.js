@@ -114,11 +114,20 @@
   // One key per class; a queue fragment names its keys in data-key.
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, dialog[open]")) return;
+    if (event.repeat || (event.key === " " && event.target.closest("button, a"))) return;
     const button = document.querySelector(`[data-key="${CSS.escape(event.key.toLowerCase())}"]`);
     if (!button || button.disabled) return;
     event.preventDefault();
     button.click();
   });
+
+  // The gateway is away, or the session has ended: never let old numbers look like new ones.
+  const away = document.getElementById("away");
+  const isAway = (gone) => { away.hidden = !gone; };
+  document.addEventListener("htmx:sendError", () => isAway(true));
+  document.addEventListener("htmx:timeout", () => isAway(true));
+  document.addEventListener("htmx:responseError", (event) => (event.detail.xhr.status === 401 ? location.reload() : isAway(event.detail.xhr.status >= 500)));
+  document.addEventListener("htmx:afterRequest", (event) => { if (event.detail.successful) isAway(false); });
 
   tellTimes();
   setInterval(tellTimes, 1000);

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from continual_gateway.views import text
+from continual_gateway.views.overview import IN_FLIGHT
 from continual_gateway.views.snapshot import Snapshot
 from continual_gateway.views.text import Tone
-
-IN_FLIGHT = frozenset({"Pending", "Running", "Importing"})
 
 
 @dataclass(frozen=True, slots=True)

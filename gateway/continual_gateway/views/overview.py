@@ -15,6 +15,7 @@ from continual_gateway.views.text import Tone
 SPARK_WIDTH, SPARK_HEIGHT = 120, 28
 RATE_WINDOW_MS = 60_000
 STALE_REPORT_MS = 60_000
+IN_FLIGHT = frozenset({"Pending", "Running", "Importing"})
 RISING = 0.85
 """Share of the way to a drift alarm, in logarithms, from which on it is worth a look: noise alone reaches two thirds."""
 
@@ -73,6 +74,10 @@ class Head:
     notices: tuple[Pill, ...]
     figures: tuple[Figure, ...]
     missing: tuple[str, ...]
+    can_cancel: bool = False
+    """A training is in flight."""
+    can_roll_back: bool = False
+    """Something is judged or on probation, or an earlier version has served."""
 
 
 def row(snapshot: Snapshot) -> ModelRow:
@@ -142,7 +147,7 @@ def _interval(lower: float | None, upper: float | None) -> str:
 def training_word(snapshot: Snapshot) -> str:
     state = snapshot.status("training.state", "")
     trigger = text.words(str(snapshot.status("training.trigger", "")))
-    if state in {"Pending", "Running", "Importing"}:
+    if state in IN_FLIGHT:
         return f"{state} ({trigger.lower()})" if trigger else str(state)
     return str(state) or text.DASH
 
@@ -218,7 +223,18 @@ def head(snapshot: Snapshot) -> Head:
             _figure_training(snapshot),
         ),
         missing=snapshot.missing,
+        can_cancel=snapshot.status("training.state") in IN_FLIGHT,
+        can_roll_back=_can_roll_back(snapshot),
     )
+
+
+def _can_roll_back(snapshot: Snapshot) -> bool:
+    """Whether the operator would obey: what it would only record as ignored is not offered."""
+    if snapshot.status("canary") or snapshot.status("probation"):
+        return True
+    stable, gone = snapshot.status("stable.version"), snapshot.status("quarantine", ())
+    records = snapshot.status("versions", ())
+    return any(r.get("served") and r.get("version") != stable and r.get("digest") not in gone for r in records)
 
 
 def _notices(snapshot: Snapshot) -> Iterable[Pill]:
@@ -311,7 +327,7 @@ def _figure_training(snapshot: Snapshot) -> Figure:
     training = snapshot.status("training", {})
     state = str(training.get("state", "none"))
     trigger = text.words(str(training.get("trigger", "")))
-    if state in {"Pending", "Running"}:
+    if state in IN_FLIGHT:
         return Figure("Training", progress_words(snapshot), note=trigger, tone="busy")
     if state == "Failed":
         return Figure("Training", "failed", note=str(training.get("message", "")) or trigger, tone="bad")
