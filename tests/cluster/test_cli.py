@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -21,8 +22,9 @@ from continual_cli.local.paths import Home
 from continual_cli.local.state import LocalState
 from continual_cli.world import open_world
 from continual_contract.keys import ModelKeys
-from control_plane import MODELS, ControlPlane, free_port, tool
+from control_plane import MODELS, ROOT, ControlPlane, free_port, tool
 from operators import PATHS, digits, until
+from PIL import Image
 from typer.testing import CliRunner
 
 Run = Callable[..., Any]
@@ -365,25 +367,62 @@ def test_data_need_an_address_and_the_error_teaches_how(
     assert "kubectl -n OPERATOR_NAMESPACE port-forward" in result.stderr
 
 
-def test_a_stream_of_the_cluster_is_fed_and_labelled(
-    run: Run, namespace: str, path: str, redis_server: Any, tmp_path: Path
-) -> None:
-    """With an address, requests and labels go to this model's keys, with its input and classes, past a password in a file."""
-    client: redis.Redis = redis_server.client()
+@pytest.fixture
+def gateway_user(redis_server: Any, tmp_path: Path) -> tuple[str, ...]:
+    """Options for the Redis user that the guide hands to people: the gateway's, with exactly the chart's rights."""
+    chart = str(ROOT / "charts/continual")
+    words = (
+        "template",
+        "continual",
+        chart,
+        "--set",
+        "redis.users.gateway.password=s3cret",
+        "-s",
+        "templates/secrets.yaml",
+    )
+    rendered = subprocess.run([tool("helm"), *words], capture_output=True, text=True, check=True).stdout
+    (acl,) = (s["data"] for s in yaml.safe_load_all(rendered) if s and "users.acl" in s.get("data", {}))
+    lines = base64.b64decode(acl["users.acl"]).decode().splitlines()
+    (rules,) = (line.removeprefix("user gateway ") for line in lines if line.startswith("user gateway "))
     redis_server.load_functions()
-    client.config_set("requirepass", "s3cret")
-    secret = tmp_path / "password"
-    secret.write_text("s3cret\n")
-    address = ("--redis-url", redis_server.url, "--redis-password-file", str(secret))
-    produced = run("produce", "digits", "--count", "5", "--rate", "0", "--labels-after", "0", *address)
-    assert produced.exit_code == 0, produced.output
+    redis_server.client().execute_command("ACL", "SETUSER", "gateway", *re.findall(r"\([^)]*\)|\S+", rules))
+    (tmp_path / "password").write_text("s3cret\n")
+    return (
+        "--redis-url", redis_server.url, "--redis-username", "gateway", "--redis-password-file", str(tmp_path / "password"),
+    )  # fmt: skip
+
+
+def test_a_person_works_on_a_clusters_stream_with_the_gateways_rights(
+    run: Run, namespace: str, path: str, redis_server: Any, gateway_user: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Send, label, ask, read, look at dead letters and replay them: on this model's keys, and nothing is refused to the user of the guide."""
+    client: redis.Redis = redis_server.client()
     keys = ModelKeys(namespace, "digits")
+    produced = run("produce", "digits", "--count", "5", "--rate", "0", "--labels-after", "0", *gateway_user)
+    assert produced.exit_code == 0, produced.output
     assert (client.xlen(keys.requests), client.xlen(keys.labels)) == (5, 5)
-    (entry, _), *_ = client.xrange(keys.requests)
-    labelled = run("label", "--id", entry.decode(), "--class", "7", *address)
+    (entry, fields), *_ = client.xrange(keys.requests)
+    labelled = run("label", "--id", entry.decode(), "--class", "7", *gateway_user)
     assert labelled.exit_code == 0, labelled.output
     assert client.xlen(keys.labels) == 6
-    assert run("dead", "list", *address).exit_code == 0
-    wrong = run("dead", "list", "--redis-url", redis_server.url)
-    assert wrong.exit_code == 4
-    assert "s3cret" not in produced.output + labelled.output + wrong.output
+    about = {"r": entry, "reason": "Poison", "message": "m", "deliveries": 5, "v": "v7", "t": 1}
+    client.xadd(keys.dead, about | {f"x-{name.decode()}": value for name, value in fields.items()})
+    assert "Poison" in run("dead", "list", *gateway_user).stdout
+    replayed = run("dead", "replay", "--all", *gateway_user)
+    assert (replayed.exit_code, client.xlen(keys.dead)) == (0, 0), replayed.output
+    assert run("consume", *gateway_user).exit_code == 0
+    Image.new("L", (8, 8)).save(tmp_path / "image.png")
+    asked = run("predict", str(tmp_path / "image.png"), "--timeout", "0.2", *gateway_user)
+    assert asked.exit_code == 4, asked.output
+    assert "NOPERM" not in asked.output
+    assert client.xlen(keys.requests) >= 6
+
+
+def test_a_wrong_password_is_told_without_the_right_one(
+    run: Run, path: str, redis_server: Any, gateway_user: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Exit code 4 and a sentence; no secret on the screen."""
+    (tmp_path / "password").write_text("wr0ng\n")
+    result = run("dead", "list", *gateway_user)
+    assert result.exit_code == 4
+    assert not re.search("s3cret|wr0ng|Traceback", result.output)
