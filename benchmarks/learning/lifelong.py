@@ -27,6 +27,7 @@ from continual_workers.training.experience import (
 from continual_workers.training.learner import NEW_BATCH, RATES, Task, learn, predict_logits, set_up_torch
 from continual_workers.training.models import Arrays, load_arrays
 from continual_workers.training.online import BATCH, PASSES, RATE, OnlineLearner
+from continual_workers.training.online import POLICY as ONLINE_POLICY
 from continual_workers.training.samples import Images, Labels, Samples
 from continual_workers.training.stats import batches_of, normalization_of
 from continual_workers.training.strategies import strategy
@@ -170,11 +171,11 @@ def joint(world: World, seed: int, *, kind: str, **options: Any) -> Result:
 
 
 def online(world: World, seed: int, *, kind: str, capacity: int = 200, **options: Any) -> Result:
-    """Every batch arrives once and gets `PASSES` steps; the served average is scored after every batch."""
+    """Every batch arrives once and gets `PASSES` steps; the served average is scored after every `every`th batch."""
     set_up_torch(1)
     experiences = stream(world, kind, seed)
     size = options.get("batch", BATCH)
-    given = {"epochs": PASSES, "rates": (RATE,), "new_batch": size, "tau": 0.0, **options}
+    given = {"epochs": PASSES, "rates": (RATE,), "new_batch": size, "tau": 0.0, "policy": ONLINE_POLICY, **options}
     how = recipe(world, seed, given)
     normalization = Normalization(mean=(0.5,) * world.shape.channels, std=(0.5,) * world.shape.channels)
     buffer = ReplayBuffer.empty(capacity, world.shape, len(parts(world)[0].classes), seed)
@@ -185,7 +186,8 @@ def online(world: World, seed: int, *, kind: str, capacity: int = 200, **options
         order = np.random.default_rng([seed, 3, number]).permutation(len(experience.train))
         for start in range(0, len(order), size):
             learner.observe(experience.train.take(order[start : start + size]))
-            trace.append((number, score(learner.served, experiences[: number + 1])))
+            if learner.batches % options.get("every", 1) == 0:
+                trace.append((number, score(learner.served, experiences[: number + 1])))
         after.append(score(learner.served, experiences))
     lowest = worst_case_accuracy(trace, len(experiences))
     return {**summary(after, world), "after": after, "wc_acc": lowest, "first": [t[1][0] for t in trace]}

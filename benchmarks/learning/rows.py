@@ -212,7 +212,7 @@ ONLINE = {"class": (93.0, 82.0), "corr": (92.0, 88.0), "rot": (90.0, 86.0)}
 
 
 def online_units(plan: Plan, kind: str) -> list[Unit]:
-    return over_seeds(plan, "online", kind=kind, capacity=200)
+    return over_seeds(plan, "online", kind=kind, capacity=200, every=8)
 
 
 def _online_lines(plan: Plan, results: Results) -> list[Line]:

@@ -25,6 +25,8 @@ BATCH = 8
 PASSES = 3
 """Steps a batch gets."""
 RATE = 0.4
+POLICY = "class-balanced-reservoir"
+"""By quota alone, offered eight at a time, a class would remember little but its newest samples."""
 HEAD_START = 50
 """The average begins as if it had seen so many steps: it follows slowly from the first batch on."""
 
