@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -38,66 +38,62 @@ def print_version(wanted: bool) -> None:
 WORLD, ADDRESSES = "Where", "Redis and object store of a Kubernetes cluster"
 
 
+def _where(help_text: str, *names: str, panel: str = WORLD, **more: Any) -> Any:
+    return typer.Option(*names, help=help_text, rich_help_panel=panel, **more)
+
+
+TargetOption = Annotated[
+    str | None,
+    _where(
+        "local or kubernetes. Also $CONTINUAL_TARGET. Default: local; kubernetes when called as `kubectl continual`, in a pod, or with one of -n, --context, --kubeconfig.",
+        metavar="TARGET",
+    ),
+]
+HomeOption = Annotated[
+    Path | None,
+    _where("Folder of the local cluster. Also $CONTINUAL_HOME.", show_default="~/.local/state/continual"),
+]
+NamespaceOption = Annotated[
+    str | None, _where("Namespace in the cluster; default: the context's.", "--namespace", "-n")
+]
+ContextOption = Annotated[str | None, _where("Context of the kubeconfig.")]
+KubeconfigOption = Annotated[Path | None, _where("Default: $KUBECONFIG, ~/.kube/config, the pod's service account.")]
+RedisUrlOption = Annotated[
+    str | None,
+    _where(
+        "redis://host:port, for verbs that send or read images and labels. Also $CONTINUAL_REDIS_URL.",
+        panel=ADDRESSES,
+        metavar="URL",
+    ),
+]
+RedisUsernameOption = Annotated[str | None, _where("Also $CONTINUAL_REDIS_USERNAME.", panel=ADDRESSES)]
+RedisPasswordOption = Annotated[
+    Path | None, _where("Also $CONTINUAL_REDIS_PASSWORD_FILE.", panel=ADDRESSES, metavar="FILE")
+]
+StoreUrlOption = Annotated[
+    str | None,
+    _where("s3://bucket?endpoint=http://host:port. Also $CONTINUAL_STORE_URL.", panel=ADDRESSES, metavar="URL"),
+]
+StoreCredentialsOption = Annotated[
+    Path | None,
+    _where(
+        "JSON with access_key and secret_key. Also $CONTINUAL_STORE_CREDENTIALS_FILE.", panel=ADDRESSES, metavar="FILE"
+    ),
+]
+
+
 @app.callback()
 def root(
-    target: Annotated[
-        str | None,
-        typer.Option(
-            help="local or kubernetes. Also $CONTINUAL_TARGET. Default: local; kubernetes when called as `kubectl continual`, in a pod, or with one of -n, --context, --kubeconfig.",
-            metavar="TARGET",
-            rich_help_panel=WORLD,
-        ),
-    ] = None,
-    home: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of the local cluster. Also $CONTINUAL_HOME.",
-            show_default="~/.local/state/continual",
-            rich_help_panel=WORLD,
-        ),
-    ] = None,
-    namespace: Annotated[
-        str | None,
-        typer.Option(
-            "--namespace", "-n", help="Namespace in the cluster; default: the context's.", rich_help_panel=WORLD
-        ),
-    ] = None,
-    context: Annotated[str | None, typer.Option(help="Context of the kubeconfig.", rich_help_panel=WORLD)] = None,
-    kubeconfig: Annotated[
-        Path | None,
-        typer.Option(help="Default: $KUBECONFIG, ~/.kube/config, the pod's service account.", rich_help_panel=WORLD),
-    ] = None,
-    redis_url: Annotated[
-        str | None,
-        typer.Option(
-            help="redis://host:port, for verbs that send or read images and labels. Also $CONTINUAL_REDIS_URL.",
-            metavar="URL",
-            rich_help_panel=ADDRESSES,
-        ),
-    ] = None,
-    redis_username: Annotated[
-        str | None, typer.Option(help="Also $CONTINUAL_REDIS_USERNAME.", rich_help_panel=ADDRESSES)
-    ] = None,
-    redis_password_file: Annotated[
-        Path | None,
-        typer.Option(help="Also $CONTINUAL_REDIS_PASSWORD_FILE.", metavar="FILE", rich_help_panel=ADDRESSES),
-    ] = None,
-    store_url: Annotated[
-        str | None,
-        typer.Option(
-            help="s3://bucket?endpoint=http://host:port. Also $CONTINUAL_STORE_URL.",
-            metavar="URL",
-            rich_help_panel=ADDRESSES,
-        ),
-    ] = None,
-    store_credentials_file: Annotated[
-        Path | None,
-        typer.Option(
-            help="JSON with access_key and secret_key. Also $CONTINUAL_STORE_CREDENTIALS_FILE.",
-            metavar="FILE",
-            rich_help_panel=ADDRESSES,
-        ),
-    ] = None,
+    target: TargetOption = None,
+    home: HomeOption = None,
+    namespace: NamespaceOption = None,
+    context: ContextOption = None,
+    kubeconfig: KubeconfigOption = None,
+    redis_url: RedisUrlOption = None,
+    redis_username: RedisUsernameOption = None,
+    redis_password_file: RedisPasswordOption = None,
+    store_url: StoreUrlOption = None,
+    store_credentials_file: StoreCredentialsOption = None,
     show_version: Annotated[
         bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=print_version)
     ] = False,
