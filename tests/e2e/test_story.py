@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from continual_cli.demo.feeder import Labeler
 from continual_contract.keys import ModelKeys
-from kube import CHART, VALUES, Kube, until
+from kube import Kube, until
 from stream import DRIFTED, NIGHT_SHIFT, Stream, phase_of, wait_a_moment, weights
 
 pytestmark = pytest.mark.timeout(900)
@@ -307,7 +307,7 @@ def test_a_helm_upgrade_without_a_change_restarts_no_pod(kube: Kube, stream: Str
     until("the rollback is done", lambda: settled(kube), told=lambda: said(kube))
     until("one version is left", lambda: len(kube.pods(HOME, INFERENCE)) == 1)
     before = uids(kube)
-    kube.run("helm", "upgrade", RELEASE, str(CHART), "-n", HOME, "-f", str(VALUES), "--wait", "--timeout", "180s")
+    kube.upgrade(RELEASE, HOME)
     assert uids(kube) == before
     moment = stream.seconds()
     until("answers after the upgrade", lambda: stream.answers_a_request_sent_after(moment))
