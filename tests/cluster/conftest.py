@@ -13,6 +13,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from control_plane import ControlPlane, running
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "scene(play): what must have been played before this test looks at it")
+
+
 @pytest.fixture(scope="session")
 def control_plane() -> Iterator[ControlPlane]:
     """etcd and kube-apiserver with RBAC, and the CRD of ContinualModels."""

@@ -60,7 +60,7 @@ def rushing() -> None:
         return None
 
     Pace.turn = at_once  # type: ignore[method-assign]
-    loop.back_off = lambda *_: timedelta(seconds=0.3)
+    loop.back_off = lambda *_: timedelta(seconds=0.1)
 
 
 def impatient() -> None:
@@ -75,7 +75,14 @@ def ignoring_the_installed_crd() -> None:
 
 MUTATIONS = {
     mutation.__name__: mutation
-    for mutation in (acting_before_recording, telling_the_time, leading_for_ever, rushing, impatient, ignoring_the_installed_crd)
+    for mutation in (
+        acting_before_recording,
+        telling_the_time,
+        leading_for_ever,
+        rushing,
+        impatient,
+        ignoring_the_installed_crd,
+    )
 }
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ import json
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from continual_clients.objectstore import open_store
 from continual_clients.registry import Registry
@@ -43,7 +43,7 @@ SPEC: dict[str, Any] = {
         "probation": {"minDuration": "0s", "minLabels": 50},
     },
 }
-"""Nothing waits for time: every step follows from evidence."""
+"""Nothing waits for time: every step follows from evidence. The Lease is a long one, because a machine under load may stand still for seconds."""
 
 
 @dataclass
@@ -62,42 +62,55 @@ class Story:
 
     def __init__(
         self, plane: ControlPlane, redis: Any, folder: Path, plan: Iterable[Point] = (),
-        command: tuple[str, ...] = ("-m", "continual_operator"),
+        command: tuple[str, ...] = ("-m", "continual_operator"), name: str = "digits", **environment: str,
     ) -> None:  # fmt: skip
         self.plane, self.folder, self.command = plane, folder, command
+        self.name = name
+        self.environment = {"CONTINUAL_LEASE_SECONDS": "60"} | environment
         self.redis, self.redis_port = redis.client(), redis.port
         self.namespace = plane.new_namespace(f"story-{secrets.token_hex(5)}")
         self.gate = Gate(plan, self._kill)
         self.operator: OperatorProcess | None = None
         self.starts = 0
-        self.keys = ModelKeys(self.namespace, "digits")
+        self.keys = ModelKeys(self.namespace, name)
         self.store = open_store(f"file://{folder / 'store'}")
-        self.registry = Registry(self.store, StoreLayout(self.namespace, "digits"))
-        self.path = f"{MODELS.format(namespace=self.namespace)}/digits"
+        self.registry = Registry(self.store, StoreLayout(self.namespace, name))
+        self.path = f"{MODELS.format(namespace=self.namespace)}/{name}"
         self.shards: tuple[ShardRef, ...] = ()
         self.away: Callable[[], None] = lambda: None
         """What the world does while the operator is away."""
         self._reports = 0
         self._looks = 0
 
+    def use_store(self, folder: Path) -> None:
+        """Another folder than all other stories."""
+        self.store = open_store(f"file://{folder}")
+        self.registry = Registry(self.store, StoreLayout(self.namespace, self.name))
+
     def tell(self, chapters: Iterable[str] = CHAPTERS) -> End:
         """The whole story; returns its end."""
         end = End()
-        with contextlib.ExitStack() as stack:
-            self.api = stack.enter_context(ApiProxy(self.plane, self.gate))
-            self.data = stack.enter_context(RedisProxy(self.redis_port, self.gate))
-            self.kubeconfig = operator_account(self.plane, self.namespace, proxy=self.api.url)
-            stack.callback(self._close)
+        with self.on_stage():
             for chapter in chapters:
                 self.gate.chapter = chapter
                 if chapter == "delete":
                     end.state = self.state()
                 getattr(self, chapter)()
-                self._settle()
+                self.settle()
             end.state = end.state or self.state()
-            end.made, end.left = self._made(), self._left()
+            end.made, end.left = self._made(), self.left()
         assert not self.gate.plan, f"the operator never came to {self.gate.plan}"
         return end
+
+    @contextlib.contextmanager
+    def on_stage(self) -> Iterator[Self]:
+        """Proxies and an account; the operator is started by the first wait, and gone afterwards."""
+        with contextlib.ExitStack() as stack:
+            self.api = stack.enter_context(ApiProxy(self.plane, self.gate))
+            self.data = stack.enter_context(RedisProxy(self.redis_port, self.gate))
+            self.kubeconfig = operator_account(self.plane, self.namespace, proxy=self.api.url)
+            stack.callback(self._close)
+            yield self
 
     # The operator's lives ---------------------------------------------------------------------------------------------------
 
@@ -110,7 +123,7 @@ class Story:
         if self.operator is not None:
             self.operator.close()
 
-    def _revive(self) -> None:
+    def revive(self) -> None:
         """Start it, or start it again; what it left in its Lease would only cost waiting."""
         if self.operator is not None and self.operator.process.poll() is None:
             return
@@ -119,14 +132,21 @@ class Story:
         self.plane.request("DELETE", PATHS["Lease"].format(self.namespace) + "/continual-operator")
         self.starts += 1
         self.operator = OperatorProcess(
-            f"{self.namespace}-{self.starts}", self.folder, self.kubeconfig, self.namespace, self.data.url, self.command
-        )
+            f"{self.namespace}-{self.starts}", self.folder, self.kubeconfig, self.namespace, self.data.url, self.command,
+            **self.environment,
+        )  # fmt: skip
 
-    def wait(self, claim: str, holds: Callable[[], Any], look: Callable[[], None] = lambda: None) -> Any:
+    def wait(
+        self,
+        claim: str,
+        holds: Callable[[], Any],
+        look: Callable[[], None] = lambda: None,
+        patience: float = PATIENCE_SECONDS,
+    ) -> Any:
         """The value, once it is true. Dead operators are followed by new ones; `look` is repeated meanwhile."""
-        deadline, looked = time.monotonic() + PATIENCE_SECONDS, 0.0
+        deadline, looked = time.monotonic() + patience, 0.0
         while True:
-            self._revive()
+            self.revive()
             if value := holds():
                 return value
             assert time.monotonic() < deadline, f"{claim}: {json.dumps(self.model().get('status'))[:3000]}"
@@ -135,15 +155,15 @@ class Story:
                 looked = time.monotonic()
             time.sleep(0.05)
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         self.wait("it settles", lambda: time.monotonic() - self.gate.last_change > QUIET_SECONDS)
 
     # Chapters ---------------------------------------------------------------------------------------------------------------
 
     def create(self) -> None:
-        assert self.plane.apply(self.path, digits(**SPEC)).ok
+        assert self.plane.apply(self.path, digits(self.name, **SPEC)).ok
         self.train()
-        self.wait("v1 serves", lambda: self._condition("Ready") == "True")
+        self.wait("v1 serves", lambda: self.condition("Ready") == "True")
 
     def update(self) -> None:
         """A template changes, a class is appended, the scale grows."""
@@ -155,7 +175,7 @@ class Story:
         self.wait("it is told", lambda: self.status()["observedGeneration"] == self.model()["metadata"]["generation"])
 
     def retrain(self) -> None:
-        self._ask_for_training(1)
+        self.ask_for_training(1)
         self.wait("v2 is judged", lambda: self.block("canary").get("since"), self.look)
 
     def promote(self) -> None:
@@ -165,14 +185,14 @@ class Story:
         self.wait("v1 is gone", lambda: "digits-v1" not in self.deployments(), self.look)
 
     def rollback(self) -> None:
-        self._ask_for_training(2)
+        self.ask_for_training(2)
         self.wait("v3 is judged", lambda: self.block("canary").get("since"), self.look)
         self.wait("v3 is out", lambda: not self.block("canary"), lambda: self.report(pairs=200, worse=6.0))
         self.wait("v3 is gone", lambda: "digits-v3" not in self.deployments(), self.look)
 
     def delete(self) -> None:
         assert self.plane.request("DELETE", self.path).ok
-        self.wait("nothing is left", lambda: not self._left())
+        self.wait("nothing is left", lambda: not self.left())
 
     # Who works in the pods --------------------------------------------------------------------------------------------------
 
@@ -181,14 +201,14 @@ class Story:
         self.shards = (*self.shards, shard(len(self.shards) + 1))
         self.report()
 
-    def _ask_for_training(self, number: int) -> None:
+    def ask_for_training(self, number: int) -> None:
         self.close_a_shard()
         self.annotate("continual.dev/retrain-requested-at", str(number))
         self.train()
 
     def train(self, code: str = "0") -> None:
         """The training in flight publishes and its pod ends."""
-        pod = self.wait("a training runs", self._trainer)
+        pod = self.wait("a training runs", self.trainer)
         inputs = TrainingInputs.model_validate(self.block("training")["inputs"])
         manifest = played_manifest(self.registry, inputs)
         digest = self.registry.publish(manifest)
@@ -197,7 +217,7 @@ class Story:
         assert self.plane.merge(f"{PATHS['Pod'].format(self.namespace)}/{pod}", ended).ok
         self.wait("its end is known", lambda: self.block("training").get("state") == "Succeeded", self.look)
 
-    def _trainer(self) -> str:
+    def trainer(self) -> str:
         """Name of the running pod of the training in flight."""
         training = self.block("training")
         if training.get("state") not in {"Pending", "Running"}:
@@ -209,7 +229,12 @@ class Story:
         return ""
 
     def report(self, **evidence: Any) -> None:
-        """What an evaluator with these orders would say now; and a look at it."""
+        """A report, and a look at it."""
+        self.tell_report(**evidence)
+        self.look()
+
+    def tell_report(self, **evidence: Any) -> None:
+        """What an evaluator with these orders would say now."""
         raw = self.redis.get(self.keys.config)
         if raw:
             self._reports += 1
@@ -217,7 +242,6 @@ class Story:
             now = int(time.time() * 1000)
             said = played_report(config, self._reports, now, shards=self.shards, **evidence)
             self.redis.hset(self.keys.report, mapping={"seq": said.seq, "json": json.dumps(said.model_dump())})
-        self.look()
 
     # Looking ----------------------------------------------------------------------------------------------------------------
 
@@ -238,8 +262,19 @@ class Story:
     def block(self, name: str) -> dict[str, Any]:
         return dict(self.status().get(name) or {})
 
-    def _condition(self, kind: str) -> str:
-        return next((c["status"] for c in self.status().get("conditions", ()) if c["type"] == kind), "")
+    def condition(self, kind: str) -> str:
+        return str(self.whole_condition(kind).get("status", ""))
+
+    def whole_condition(self, kind: str) -> dict[str, Any]:
+        return next((c for c in self.status().get("conditions", ()) if c["type"] == kind), {})
+
+    @property
+    def account(self) -> str:
+        return f"system:serviceaccount:{self.namespace}:{ACCOUNT}"
+
+    def changes(self) -> list[dict[str, Any]]:
+        """What the operator changed so far, but for its Lease, by the audit log."""
+        return [e for e in self.plane.mutations(self.account) if e["objectRef"]["resource"] != "leases"]
 
     def deployments(self) -> dict[str, dict[str, Any]]:
         return {d["metadata"]["name"]: d for d in objects(self.plane, "Deployment", self.namespace)}
@@ -281,7 +316,7 @@ class Story:
 
     def _made(self) -> Counter[tuple[str, str]]:
         made: Counter[tuple[str, str]] = Counter()
-        for event in self.plane.mutations(f"system:serviceaccount:{self.namespace}:{ACCOUNT}"):
+        for event in self.plane.mutations(self.account):
             about, code = event["objectRef"], event["responseStatus"]["code"]
             name = f"{about['resource']} {about.get('name', '').partition('-train-')[0]}"
             if about["resource"] in {"events", "leases", "continualmodels"} or code >= 300:
@@ -292,7 +327,7 @@ class Story:
                 made["deleted", name] += 1
         return made
 
-    def _left(self) -> list[str]:
+    def left(self) -> list[str]:
         children = [
             f"{k} {o['metadata']['name']}"
             for k in ("Deployment", "Job", "Pod")

@@ -187,6 +187,9 @@ def test_conditions_of_two_writers_live_side_by_side(control_plane: ControlPlane
 # What kubectl shows ------------------------------------------------------------------------------------------------------------
 
 
+DECISIONS = ((1, "Promote", "the first version"), (2, "Shadow", "so it was decided"))
+
+
 def test_the_columns_tell_what_happens(control_plane: ControlPlane, model: str) -> None:
     """`kubectl get ctm` of a model whose canary is judged while it trains."""
     block = {
@@ -198,17 +201,31 @@ def test_the_columns_tell_what_happens(control_plane: ControlPlane, model: str) 
     canary = {"version": "v8", "digest": "e", "weight": 10, "evidence": {"message": "180 of 300 labels"}}
     status = {
         "conditions": [condition("Degraded", "False"), condition("Ready")], "stable": block, "canary": canary, "backlog": 37,
-        "training": {"state": "Running", "job": "j", "trigger": "Drift", "started": NOW},
+        "training": {"state": "Running", "summary": "Running", "job": "j", "trigger": "Drift", "started": NOW},
+        "decisions": [{"sequence": n, "time": NOW, "action": a, "reason": "r", "message": m} for n, a, m in DECISIONS],
     }  # fmt: skip
     assert control_plane.merge(f"{model}/status", {"status": status}).ok
     namespace = model.split("/")[5]
     head, row = control_plane.kubectl("get", "ctm", "-n", namespace).stdout.splitlines()
     assert head.split() == [
-        "NAME", "READY", "REASON", "STABLE", "CANARY", "WEIGHT", "PROBATION", "ACCURACY", "LABELS", "LAG", "TRAINING", "AGE",
+        "NAME", "READY", "REASON", "STABLE", "CANARY", "WEIGHT", "PROBATION", "ACCURACY", "LABELS", "LAG", "TRAINING", "LAST", "AGE",
     ]  # fmt: skip
-    assert row.split()[:-1] == ["digits", "True", "AsExpected", "v7", "v8", "10", "0.971", "512", "37", "Running"]
+    assert row.split()[:-1] == [
+        "digits",
+        "True",
+        "AsExpected",
+        "v7",
+        "v8",
+        "10",
+        "0.971",
+        "512",
+        "37",
+        "Running",
+        "Shadow",
+    ]
     wide = control_plane.kubectl("get", "ctm", "-n", namespace, "-o", "wide").stdout
     assert "180 of 300 labels" in wide
+    assert "so it was decided" in wide
     assert "so it is" in wide
 
 
