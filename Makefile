@@ -5,7 +5,7 @@ STAMP := .venv/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup redis web chromium screenshots tools demo test test-long control-plane e2e e2e-tools e2e-node images lint format lock lock-images reference chart checkov bench bench-quick bench-gate clean
+.PHONY: help setup redis web chromium screenshots tools demo test test-long control-plane e2e e2e-tools e2e-node images lint format lock lock-images reference chart checkov bench bench-quick bench-gate bench-operator clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,8 +25,8 @@ web: ## The dashboard's htmx and uPlot from their packages, into a folder that g
 chromium:
 	@hack/setup chromium
 
-tools: $(STAMP) ## MinIO, etcd and Kubernetes built from their Go modules, cached by the hash of the module file
-	@$(PY) hack/tools/build.py minio etcd kubernetes
+tools: $(STAMP) ## MinIO, etcd, Kubernetes, kwok and helm built from their Go modules, cached by the hash of the module file
+	@$(PY) hack/tools/build.py minio etcd kubernetes kube-scheduler kwok helm
 
 demo: setup ## The whole loop on real digits, unattended, with a live view; writes out/demo/report.html
 	@$(PY) -m continual_cli.demo --out out/demo
@@ -102,6 +102,9 @@ bench: setup ## Serving beside the seeds' loop and the bare runtime: ratios, goa
 
 bench-quick: setup ## The same on a tenth of the load, once
 	@$(PY) benchmarks/serving/run.py --quick $(ARGS)
+
+bench-operator: setup tools ## 500 models on one operator: idle requests, memory, how soon a change is applied; ARGS="--models 2000"
+	@$(PY) benchmarks/operator/run.py $(ARGS)
 
 bench-gate: setup ## The gate simulated: false promotions, labels to promote and to roll back
 	@$(PY) -m continual_workers.evaluation.simulate --runs 10000
