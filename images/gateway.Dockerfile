@@ -15,6 +15,6 @@ RUN /opt/continual/bin/python -m compileall -q /opt/continual/code
 FROM dependencies
 ARG CODE_OWNER=0
 COPY --from=code --chown=${CODE_OWNER} /opt/continual/code /opt/continual/code
-ENV PATH=/opt/continual/bin:/usr/local/bin:/usr/bin:/bin HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+ENV PATH=/opt/continual/bin:/usr/local/bin:/usr/bin:/bin HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 ORT_DISABLE_TELEMETRY=1
 USER 10001:10001
 CMD ["python", "-m", "continual_gateway"]

@@ -16,7 +16,7 @@ RUN /opt/continual/bin/python -m compileall -q /opt/continual/code
 FROM dependencies
 ARG CODE_OWNER=0
 COPY --from=code --chown=${CODE_OWNER} /opt/continual/code /opt/continual/code
-ENV PATH=/opt/continual/bin:/usr/local/bin:/usr/bin:/bin HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
+ENV PATH=/opt/continual/bin:/usr/local/bin:/usr/bin:/bin HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 ORT_DISABLE_TELEMETRY=1 \
     LD_LIBRARY_PATH=/opt/continual/nvidia/cu13/lib:/opt/continual/nvidia/cudnn/lib
 USER 10001:10001
 CMD ["python", "-m", "continual_workers.inference"]
