@@ -25,8 +25,8 @@ web: ## The dashboard's htmx and uPlot from their packages, into a folder that g
 chromium:
 	@hack/setup chromium
 
-tools: $(STAMP) ## MinIO, etcd, Kubernetes, kwok and helm built from their Go modules, cached by the hash of the module file
-	@$(PY) hack/tools/build.py minio etcd kubernetes kube-scheduler kwok helm
+tools: $(STAMP) ## MinIO, etcd, Kubernetes, kwok, helm and skaffold built from their Go modules, cached by the hash of the module file
+	@$(PY) hack/tools/build.py minio etcd kubernetes kube-scheduler kwok helm helm3 kubeconform skaffold helm-docs
 
 demo: setup ## The whole loop on real digits, unattended, with a live view; writes out/demo/report.html
 	@$(PY) -m continual_cli.demo --out out/demo
