@@ -54,6 +54,12 @@ class Step:
         adjusted = logits if self.adjustment is None else logits + self.adjustment
         return functional.cross_entropy(adjusted, labels)
 
+    def cross_entropy_among_own(self) -> Tensor:
+        """Cross-entropy of the new batch among the classes it holds: it pushes no absent class down."""
+        absent = torch.ones(self.new.shape[1], dtype=torch.bool, device=self.new.device)
+        absent[self.new_labels] = False
+        return functional.cross_entropy(self.new.masked_fill(absent, float("-inf")), self.new_labels)
+
 
 class Strategy(Protocol):
     """What a training asks of a method."""
@@ -176,15 +182,16 @@ class ErAce(Replay):
     def loss(self, step: Step) -> Tensor:
         if step.replay is None or step.replay_labels is None:
             return step.cross_entropy(step.new, step.new_labels)
-        absent = torch.ones(step.new.shape[1], dtype=torch.bool, device=step.new.device)
-        absent[step.new_labels] = False
-        own = step.new.masked_fill(absent, float("-inf"))
-        return functional.cross_entropy(own, step.new_labels) + step.cross_entropy(step.replay, step.replay_labels)
+        return step.cross_entropy_among_own() + step.cross_entropy(step.replay, step.replay_labels)
 
 
 @dataclass(frozen=True, slots=True)
 class Lwf(FineTune):
-    """Learning without forgetting: the parent's softened answers on the new data are kept (T = 2)."""
+    """Learning without forgetting: the parent's softened answers on the new data are kept (T = 2).
+
+    As in the paper the new labels compete only among themselves; in one head for all classes, what this leaves untouched
+    doubles what is kept (`docs/decisions/0181`).
+    """
 
     name: str = "lwf"
     parent_on: Literal["", "new", "replay"] = "new"
@@ -192,18 +199,20 @@ class Lwf(FineTune):
     temperature: float = 2.0
 
     def loss(self, step: Step) -> Tensor:
-        loss = step.cross_entropy(step.new, step.new_labels)
         if step.parent_new is None or not len(step.known):
-            return loss
+            return step.cross_entropy(step.new, step.new_labels)
         log_p = functional.log_softmax(step.new[:, step.known] / self.temperature, dim=1)
         target = functional.softmax(step.parent_new[:, step.known] / self.temperature, dim=1)
         kept = functional.kl_div(log_p, target, reduction="batchmean") * self.temperature**2
-        return loss + self.distillation * kept
+        return step.cross_entropy_among_own() + self.distillation * kept
 
 
 @dataclass(frozen=True, slots=True)
 class Ewc(FineTune):
-    """Online elastic weight consolidation: a quadratic pull to the parent, weighted by what mattered to the past."""
+    """Online elastic weight consolidation: a quadratic pull to the parent, weighted by what mattered to the past.
+
+    New labels compete only among themselves, as for `lwf`: no importance keeps the head from unlearning absent classes.
+    """
 
     name: str = "ewc"
     anchored: bool = True
@@ -211,8 +220,9 @@ class Ewc(FineTune):
     strength: float = 100.0
 
     def loss(self, step: Step) -> Tensor:
-        loss = step.cross_entropy(step.new, step.new_labels)
-        return loss if step.drift is None else loss + self.strength * step.drift
+        if step.drift is None:
+            return step.cross_entropy(step.new, step.new_labels)
+        return step.cross_entropy_among_own() + self.strength * step.drift
 
 
 STRATEGIES: Mapping[str, Strategy] = {
