@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -119,7 +120,8 @@ async def _acquired(lease: Lease, cluster: KubernetesCluster, stop: asyncio.Even
 
 async def _keep_warm(cluster: KubernetesCluster) -> None:
     while True:
-        await cluster.list_models()
+        with suppress(ContinualError):
+            await cluster.list_models()
         await asyncio.sleep(RESYNC_EVERY.total_seconds())
 
 

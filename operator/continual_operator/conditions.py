@@ -19,7 +19,17 @@ from continual_operator.draft import Draft
 from continual_operator.judges import ScaleFacts, Verdict, judge_canary, judge_probation
 from continual_operator.observation import JobFacts
 from continual_operator.rollout import canary_facts, report_age
-from continual_operator.status import Accuracy, Block, Canary, Condition, Evidence, ProbationStatus, Stable, Status
+from continual_operator.status import (
+    Accuracy,
+    Block,
+    Canary,
+    Condition,
+    Evidence,
+    ProbationStatus,
+    Stable,
+    Status,
+    Training,
+)
 
 BlockT = TypeVar("BlockT", bound=Block)
 State = Literal["True", "False", "Unknown"]
@@ -132,11 +142,24 @@ def _level(log_wealth: float) -> str:
     return "nan" if math.isnan(log_wealth) else f"{math.exp(-max(0.0, log_wealth)):.3f}"
 
 
-def _progress(draft: Draft, status: Status) -> object:
+def _progress(draft: Draft, status: Status) -> Training | None:
+    """Where the training is, for people."""
     training = status.training
-    if training is None or not training.in_flight or draft.obs.progress is None:
-        return training
-    return training.model_copy(update={"progress": draft.obs.progress})
+    if training is None:
+        return None
+    progress = draft.obs.progress if training.in_flight else None
+    shown = training.model_copy(update={"progress": progress or training.progress})
+    return shown.model_copy(update={"summary": _summary(shown, _job_in_trouble(draft))})
+
+
+def _summary(training: Training, stuck: JobFacts | None) -> str:
+    """`Running 3/20`; a reason where its pods do not run."""
+    if stuck is not None:
+        return stuck.trouble.reason
+    progress = training.progress
+    if training.in_flight and progress is not None and progress.epochs:
+        return f"{training.state} {progress.epoch}/{progress.epochs}"
+    return training.state
 
 
 # Conditions -----------------------------------------------------------------------------------------------------------------

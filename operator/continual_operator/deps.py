@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -33,7 +34,6 @@ class Memory:
     """When the status was last written."""
     collected: datetime | None = None
     """When garbage was last collected."""
-    store_failed: bool = False
     labels: int = -1
     """Labels received at the last look: they move while people label."""
 
@@ -52,6 +52,11 @@ class Deps:
     """Verified manifests by digest: immutable, so read once."""
     functions_checked: datetime | None = None
     metrics: OperatorMetrics = field(default_factory=OperatorMetrics)
+    store_checked: datetime | None = None
+    store_problem: str = ""
+    """What the last look at the store said; empty: it answers."""
+    store_probe: asyncio.Task[None] | None = None
+    """One look at a time for all models: a store that hangs must not hold a thread of each."""
     refusal: str = ""
     """Why no model may be touched now; empty: go on."""
 
@@ -68,3 +73,4 @@ class Deps:
 
 
 FUNCTIONS_INTERVAL = timedelta(seconds=10)
+STORE_INTERVAL = timedelta(seconds=10)

@@ -25,7 +25,7 @@ from pydantic import ValidationError
 
 from continual_operator import labels
 from continual_operator.cluster import Manifest, ModelRef
-from continual_operator.deps import FUNCTIONS_INTERVAL, Deps
+from continual_operator.deps import FUNCTIONS_INTERVAL, STORE_INTERVAL, Deps
 from continual_operator.observation import BudgetFacts, DeploymentFacts, JobFacts, Observation
 from continual_operator.spec import Model
 from continual_operator.status import Progress, Status, parse_status
@@ -234,19 +234,43 @@ class Stored:
 
 
 async def _stored(model: Model, status: Status, deps: Deps) -> Stored:
-    stored = Stored()
+    stored = Stored(problem=await _store_problem(model.ref, deps))
+    if stored.problem:
+        return stored
     try:
         await asyncio.to_thread(_read_store, model, status, deps, stored)
     except (StoreUnavailableError, OSError) as error:
-        stored.problem = f"the object store does not answer: {error}"
-    deps.memory(model.ref).store_failed = bool(stored.problem)
+        stored.problem = deps.store_problem = _away(error)
     return stored
+
+
+async def _store_problem(ref: ModelRef, deps: Deps) -> str:
+    """Ask the store for something small: every ten seconds while it answers, at every look while it does not."""
+    if deps.store_probe is not None:
+        await asyncio.shield(deps.store_probe)
+    elif deps.store_problem or deps.store_checked is None or deps.now() - deps.store_checked >= STORE_INTERVAL:
+        deps.store_checked = deps.now()
+        deps.store_probe = asyncio.create_task(_probe_store(ref, deps))
+        await asyncio.shield(deps.store_probe)
+    return deps.store_problem
+
+
+async def _probe_store(ref: ModelRef, deps: Deps) -> None:
+    try:
+        await asyncio.to_thread(deps.store.exists, deps.registry(ref).layout.decision(0))
+        deps.store_problem = ""
+    except (StoreUnavailableError, OSError) as error:
+        deps.store_problem = _away(error)
+    finally:
+        deps.store_probe = None
+
+
+def _away(error: Exception) -> str:
+    return f"the object store does not answer: {error}"
 
 
 def _read_store(model: Model, status: Status, deps: Deps, stored: Stored) -> None:
     registry = deps.registry(model.ref)
-    if deps.memory(model.ref).store_failed or status.outbox:
-        deps.store.exists(registry.layout.decision(0))  # a probe: raises while the store is away
     if status.training is not None and status.training.in_flight:
         stored.outcome = registry.outcome(status.training.job)
     outcome = stored.outcome.manifest if stored.outcome else None

@@ -30,7 +30,7 @@ BRAKES = (
 """Fields of the spec by which a person holds the loop back."""
 INFORMS = {"replicas", "selector", "backlog", "decisions"}
 """Blocks of the status from which nothing is decided. (Conditions are not among them: they tell since when.)"""
-NUMBERS = {"accuracy", "evidence", "labels", "message", "progress", "readyReplicas"}
+NUMBERS = {"accuracy", "evidence", "labels", "message", "progress", "readyReplicas", "summary"}
 """Fields that only inform, wherever they are."""
 
 

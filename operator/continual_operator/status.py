@@ -186,6 +186,8 @@ class Training(Part):
     """… how many of its pods failed …"""
     spent: int = 0
     """… and what Jobs before it used up of the failure budget: deleting a Job gives nothing back."""
+    summary: str = ""
+    """State, epochs or trouble: what `kubectl get` shows."""
 
     @property
     def in_flight(self) -> bool:
@@ -337,7 +339,7 @@ def _bare(block: BlockT | None) -> BlockT | None:
 
 def material(status: Status) -> Status:
     """The status without the numbers that only inform: equal means nothing was decided."""
-    training = status.training and status.training.model_copy(update={"progress": None})
+    training = status.training and status.training.model_copy(update={"progress": None, "summary": ""})
     conditions = tuple(c.model_copy(update={"message": ""}) for c in status.conditions)
     return status.replaced(
         stable=_bare(status.stable),

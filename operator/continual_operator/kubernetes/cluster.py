@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from continual_contract.errors import ConflictError, ContinualError, NotFoundError
+from continual_contract.errors import ClusterRefusedError, ConflictError, ContinualError, NotFoundError
 from continual_contract.ids import canonical_json, sha256_digest
 
 from continual_operator import labels
 from continual_operator.cluster import Manifest, ModelRef
-from continual_operator.kubernetes.api import CHILDREN, EVENT, JOB, KINDS, MODEL, Api
+from continual_operator.kubernetes.api import CHILDREN, EVENT, JOB, KINDS, MODEL, Api, Kind, Listing
 from continual_operator.kubernetes.cache import Cache, model_of, version_of
 from continual_operator.kubernetes.hearing import Hearing
 from continual_operator.kubernetes.patches import contains, merge_patch
@@ -58,7 +58,8 @@ class KubernetesCluster:
         self._wake = asyncio.Event()
         self._resynced = clock()
         self._hearing = Hearing(clock)
-        self._listed = asyncio.Event()
+        self._pictured: set[str | None] = set()
+        """Namespaces (None: all of them) of which everything was listed once."""
         self.deleted = asyncio.Event()
         """Set when a model went, and at the start: models may have gone before."""
         self.deleted.set()
@@ -72,20 +73,38 @@ class KubernetesCluster:
             self._notify(obj)
 
     async def resync(self) -> None:
-        """List every kind once; raises when the API server does not answer or does not let us."""
-        for kind in (MODEL, *CHILDREN):
-            selector = labels.MODEL if kind in CHILDREN else ""
-            for namespace in self._namespaces or (None,):
-                listing = await self._api.list(kind, namespace, selector)
-                for obj in self._cache.replace(kind, namespace, listing):
-                    self._await_watch(obj)
-                    self._notify(obj)
-        self._resynced = self._clock()
-        self._listed.set()
+        """List everything once. A namespace that refuses us is left out, whole: half a picture looks like loss. The others go on.
+
+        Raises:
+            ClusterRefusedError: such a namespace: it was deleted with its Role, or never had one.
+            ClusterUnavailableError: the API server does not answer.
+        """
+        refused: ClusterRefusedError | None = None
+        for namespace in self._namespaces or (None,):
+            try:
+                listings = [(kind, await self._list(kind, namespace)) for kind in (MODEL, *CHILDREN)]
+            except ClusterRefusedError as error:
+                refused = error
+                continue
+            for kind, listing in listings:
+                self._take(kind, namespace, listing)
+            self._pictured.add(namespace)
+            self._resynced = self._clock()
+        self._wake.set()
+        if refused is not None:
+            raise refused
+
+    async def _list(self, kind: Kind, namespace: str | None) -> Listing:
+        return await self._api.list(kind, namespace, labels.MODEL if kind in CHILDREN else "")
+
+    def _take(self, kind: Kind, namespace: str | None, listing: Listing) -> None:
+        for obj in self._cache.replace(kind, namespace, listing):
+            self._await_watch(obj)
+            self._notify(obj)
 
     @property
     def resync_age_seconds(self) -> float:
-        """Seconds since everything was listed; since the start while nothing was."""
+        """Seconds since a namespace was listed whole; since the start while none was."""
         return self._clock() - self._resynced
 
     @property
@@ -104,15 +123,16 @@ class KubernetesCluster:
             self._hearing.expect(obj["metadata"]["uid"], version_of(obj))
 
     async def changes(self) -> AsyncIterator[ModelRef]:
-        """Models that changed, or whose children did; for one reader. None before everything was listed once: half a picture looks like loss."""
-        await self._listed.wait()
+        """Models that changed, or whose children did; for one reader. None of a namespace that was not listed yet."""
         while True:
-            while self._changed:
-                ref = next(iter(self._changed))
+            while (ref := next(filter(self._is_pictured, self._changed), None)) is not None:
                 del self._changed[ref]
                 yield ref
             self._wake.clear()
             await self._wake.wait()
+
+    def _is_pictured(self, ref: ModelRef) -> bool:
+        return (ref.namespace if self._namespaces else None) in self._pictured
 
     def _notify(self, obj: Manifest) -> None:
         if obj["kind"] == MODEL.name and self._cache.get_like(obj) is None:
@@ -124,12 +144,18 @@ class KubernetesCluster:
     # Looks ------------------------------------------------------------------------------------------------------------------
 
     async def list_models(self) -> list[ModelRef]:
-        """All models, listed now. Waits for an API server that is away: what is not known must not be taken for gone."""
+        """All models, listed now. Waits for an API server that is away: what is not known must not be taken for gone.
+
+        Raises:
+            ClusterRefusedError: some namespace cannot be listed, others can.
+        """
         pause = FIRST_PAUSE_SECONDS
         while True:
             try:
                 await self.resync()
             except ContinualError as error:
+                if self._pictured and isinstance(error, ClusterRefusedError):
+                    raise
                 log.warning("resync failed", extra={"error": str(error), "pause_seconds": pause})
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)

@@ -313,7 +313,7 @@ def test_columns_and_scale_point_at_declared_fields() -> None:
     columns = {column["name"]: column["jsonPath"] for column in whole["additionalPrinterColumns"]}
     assert {"Ready", "Stable", "Canary", "Weight", "Accuracy", "Labels", "Lag", "Training", "Age"} <= columns.keys()
     known = {path for path, _ in nodes(whole["schema"]["openAPIV3Schema"], "")} | {".metadata.creationTimestamp"}
-    paths = [re.sub(r"\[\?\(@\.type==\"\w+\"\)\]", "[]", path) for path in columns.values()]
+    paths = [re.sub(r"\[(\?\(@\.type==\"\w+\"\)|-1:)\]", "[]", path) for path in columns.values()]
     assert [path for path in paths if path not in known] == []
     assert set(whole["subresources"]) == {"status", "scale"}
     assert [path for path in whole["subresources"]["scale"].values() if path not in known] == []

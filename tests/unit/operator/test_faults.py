@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -10,7 +12,9 @@ import pytest
 from continual_contract.errors import StoreUnavailableError
 from continual_operator import converge, labels, rollout
 from continual_operator.children import TRIES
+from continual_operator.observe import observe
 from continual_operator.rehearsal import Rehearsal, minimal_model
+from continual_operator.spec import parse_model
 
 Stage = Callable[..., Rehearsal]
 
@@ -103,13 +107,35 @@ def test_a_store_that_is_away_is_told_and_serving_goes_on(stage: Stage, monkeypa
     with monkeypatch.context() as broken:
         for name in ("get", "exists"):
             broken.setattr(type(play.store), name, away)
-        play.deps.manifests.clear()
+        play.pass_time(11)  # nothing is asked of it, but whether it answers
         play.look()
         assert said(play) == ("False", "StoreUnavailable")
         assert said(play, "Serving") == ("True", "AsExpected")
         assert "v1 serves with 2 of 2 pods" in message(play)
     play.settle()
     assert said(play) == ("True", "AsExpected")
+
+
+def test_a_store_that_hangs_is_asked_by_one_look_at_a_time(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of models must not each hold a thread: they wait for the same answer."""
+    play = stage()
+    play.serve_first()
+    asked: list[str] = []
+
+    def hang(_: object, key: str) -> bool:
+        asked.append(key)
+        time.sleep(0.05)
+        raise StoreUnavailableError("timed out", field="store")
+
+    monkeypatch.setattr(type(play.store), "exists", hang)
+    play.pass_time(11)
+    model = parse_model(next(iter(play.cluster.models.values())))
+
+    async def together() -> list[bool]:
+        return [obs.store_ok for obs in await asyncio.gather(*(observe(model, play.deps) for _ in range(20)))]
+
+    assert play.wait_for(together()) == [False] * 20
+    assert len(asked) == 1
 
 
 def test_lost_data_is_told_until_the_evaluator_speaks_again(stage: Stage) -> None:
@@ -296,8 +322,5 @@ def test_every_live_version_has_a_budget_that_goes_with_it(stage: Stage) -> None
 
 
 def observed(play: Rehearsal) -> Any:
-    from continual_operator.observe import observe
-    from continual_operator.spec import parse_model
-
     model = next(iter(play.cluster.models.values()))
     return play.wait_for(observe(parse_model(model), play.deps))

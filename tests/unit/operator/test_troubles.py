@@ -63,7 +63,9 @@ def test_what_a_pod_says_has_a_reason(case: str, seen: dict[str, Any], reason: s
 def test_a_missing_secret_is_looked_for_by_name() -> None:
     """The kubelet's words are in events, which the operator may not read; the names are in the pod."""
     stuck = pod(CREATING, conditions=[condition("PodReadyToStartContainers")])
-    stuck["spec"] = {"volumes": [{"name": "tmp", "emptyDir": {}}, {"name": "redis", "secret": {"secretName": "redis-key"}}]}
+    stuck["spec"] = {
+        "volumes": [{"name": "tmp", "emptyDir": {}}, {"name": "redis", "secret": {"secretName": "redis-key"}}]
+    }
     said = "a volume cannot be mounted; is there a Secret redis-key in this namespace?"
     assert trouble_of([stuck], START) == Trouble("ConnectionSecretMissing", said)
 
