@@ -17,7 +17,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 AsRole = Callable[..., Page]
-TRAINING_MS = 240_000
+TRAINING_MS = 420_000
 HOLDOUT_PERCENT = 10
 
 
