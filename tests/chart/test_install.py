@@ -11,7 +11,7 @@ import pytest
 from chart_releases import CRD, SMALL, Release
 from chart_rendering import COMPONENTS, HELMS, WORKERS, HelmError
 from chart_tools import new_namespace, until
-from control_plane import ROOT, ControlPlane
+from control_plane import CRDS, ROOT, ControlPlane
 
 
 @pytest.mark.parametrize("binary", HELMS)
@@ -69,6 +69,47 @@ def test_passwords_survive_and_follow_into_new_namespaces(clean: ControlPlane, n
     ]["token"]
     until("the role is in force", lambda: clean.get(models, token=token).ok)
     assert clean.get(f"/api/v1/namespaces/{team}/secrets", token=token).code == 403
+
+
+def test_a_deleted_secret_is_made_anew_and_the_others_stay(clean: ControlPlane, namespace: str) -> None:
+    """How the guide rotates a password: the Secret, its hash in the ACL file, and nothing else changes."""
+    release = Release(clean, namespace)
+    release.install()
+    before = release.secrets()
+    assert clean.request("DELETE", f"/api/v1/namespaces/{namespace}/secrets/continual-redis-gateway").ok
+    release.upgrade()
+    after = release.secrets()
+    assert {name for name in before if before[name] != after[name]} == {
+        "continual-redis-gateway",
+        "continual-redis-acl",
+    }
+    old, new = (base64.b64decode(s["continual-redis-acl"]["users.acl"]).decode().splitlines() for s in (before, after))
+    assert [line.split()[1] for line, was in zip(new, old, strict=True) if line != was] == ["gateway"]
+
+
+def test_a_cluster_wide_release_serves_every_namespace_and_reads_no_secret(clean: ControlPlane, namespace: str) -> None:
+    """A ClusterRole with the same rules, and the namespaces and CRDs that its watches need; the Lease stays in its own namespace."""
+    release = Release(clean, namespace)
+    release.install(SMALL | {"clusterWide": True})
+    request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}}
+    accounts = f"/api/v1/namespaces/{namespace}/serviceaccounts"
+    token = clean.create(f"{accounts}/continual-operator/token", request).body["status"]["token"]
+    until("the role is in force", lambda: clean.get("/apis/continual.dev/v1alpha1/continualmodels", token=token).ok)
+    for path in ("/api/v1/namespaces", CRDS, "/apis/apps/v1/deployments", "/api/v1/pods"):
+        assert clean.get(path, token=token).ok, path
+    for path in (
+        "/api/v1/secrets",
+        f"/api/v1/namespaces/{namespace}/secrets",
+        "/api/v1/nodes",
+        "/apis/coordination.k8s.io/v1/leases",
+    ):
+        assert clean.get(path, token=token).code == 403, path
+    gateway = clean.create(f"{accounts}/continual-gateway/token", request).body["status"]["token"]
+    assert clean.get("/apis/continual.dev/v1alpha1/continualmodels", token=gateway).ok
+    assert clean.get("/apis/apps/v1/deployments", token=gateway).code == 403
+    release.helm("uninstall")
+    left = clean.get("/apis/rbac.authorization.k8s.io/v1/clusterroles").body["items"]
+    assert not [role for role in left if "continual" in role["metadata"]["name"]]
 
 
 def test_a_second_release_in_another_namespace_shares_the_crd(clean: ControlPlane, namespace: str) -> None:

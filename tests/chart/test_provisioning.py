@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,13 +12,16 @@ from threading import Event, Thread
 from typing import Any
 
 import pytest
+from chart_rendering import env_of, one, render
 from chart_tools import until
+from chart_worlds import conformance_tier
 from continual_clients import provisioning
 from continual_clients.health import probe
 from continual_clients.objectstore import S3Store
 from continual_clients.provisioning import RIGHTS, KeyPair, Place, Provisioner
 from continual_contract.artifacts import StoreLayout
 from continual_contract.errors import StoreUnavailableError, UsageError
+from control_plane import free_port
 
 LAYOUT = StoreLayout("default", "digits")
 HEX = "0" * 64
@@ -173,6 +177,39 @@ def test_the_process_is_ready_once_all_is_made(bucket: Bucket, tmp_path: Path) -
         stop.set()
         thread.join(20)
     bucket.store("operator").put(PLACES["decision"], b"{}")
+
+
+def test_minio_starts_as_the_chart_starts_it(minio_binary: Path, tmp_path: Path) -> None:
+    """The rendered arguments and environment: the root key comes from mounted files, nothing is written but to /data and /tmp."""
+    bucket = Bucket(Place("", "continual", "us-east-1", KeyPair("continual-root", "root-password-from-a-file")), {})
+    [container, _] = one(render(), "StatefulSet", "continual-minio")["spec"]["template"]["spec"]["containers"]
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/user").write_text(bucket.place.root.access_key)
+    (tmp_path / "root/password").write_text(bucket.place.root.secret_key)
+    port = free_port()
+    here = {
+        "/etc/continual/root": str(tmp_path / "root"),
+        "/data": str(tmp_path / "data"),
+        "/tmp": str(tmp_path / "tmp"),
+    }
+
+    def placed(word: str) -> str:
+        found = next((folder for folder in here if word.startswith(folder)), "")
+        return f"127.0.0.1:{port}" if word == ":9000" else here.get(found, "") + word.removeprefix(found)
+
+    environment = {name: placed(value) for name, value in env_of(container).items()}
+    command = [str(minio_binary), *map(placed, container["args"])]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=tmp_path)
+    try:
+        place = replace(bucket.place, endpoint=f"http://127.0.0.1:{port}")
+        until("it is ready", lambda: conformance_tier.is_live(place.endpoint) or process.poll() is not None)
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        assert Provisioner(place, {}).ensure() == ["bucket continual"]
+    finally:
+        process.kill()
+        process.wait()
+    assert {p.name for p in tmp_path.iterdir()} <= {"root", "data", "tmp", "log"}
 
 
 def test_a_store_that_is_away_is_an_error_that_names_it_and_no_secret() -> None:

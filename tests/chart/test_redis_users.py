@@ -6,6 +6,7 @@ stands in the server's ACL LOG, which must be empty at the end.
 
 from __future__ import annotations
 
+import subprocess
 import threading
 from contextlib import closing, suppress
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import redis
 from chart_redis import Users
-from chart_rendering import COMPONENTS, PASSWORDS, users_acl
+from chart_rendering import COMPONENTS, PASSWORDS, WITH_PASSWORDS, one, render, users_acl
 from chart_tools import until
 from chart_worlds import inference_tier
 from continual_clients.environment import WorkerEnvironment
@@ -280,6 +281,28 @@ def test_without_a_password_or_with_a_wrong_one_nothing_is_answered(users: Users
         assert probe.ping()
         with pytest.raises(redis.exceptions.NoPermissionError):
             probe.get(KEYS.routing)
+
+
+def test_redis_starts_as_the_chart_starts_it(users: Users) -> None:
+    """The rendered arguments, placed on this machine: append-only, no eviction, the users of the file; the readiness command answers PONG."""
+    [container] = one(render(WITH_PASSWORDS), "StatefulSet", "continual-redis")["spec"]["template"]["spec"][
+        "containers"
+    ]
+    users.server.stop()
+    here = {"0.0.0.0": "127.0.0.1", "6379": str(users.server.port), "/data": str(users.server.dir)}
+    acl = str(users.folder / "users.acl")
+    placed = [here.get(word, acl if word.endswith("users.acl") else word) for word in container["args"]]
+    users.server.start(*placed)
+    config = users.connect("admin").config_get
+    assert config("appendonly", "appendfsync", "maxmemory-policy", "save") == {
+        "appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction", "save": "",
+    }  # fmt: skip
+    assert config("maxmemory") == {"maxmemory": "536870912"}
+    ready = container["readinessProbe"]["exec"]["command"]
+    told = [*ready[:-1], ready[-1].replace("redis-cli", f"redis-cli -p {users.server.port}")]
+    assert subprocess.run(told, check=False).returncode == 0
+    users.server.stop()
+    assert subprocess.run(told, check=False, capture_output=True).returncode != 0
 
 
 def test_a_function_gives_nobody_more_than_its_user_has(users: Users) -> None:

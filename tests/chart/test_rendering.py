@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from chart_rendering import (
     template,
     users_acl,
 )
+from continual_operator.kubernetes.environment import read_installation
 from control_plane import CRD, tool
 
 VALUES: dict[str, Path | None] = {
@@ -107,6 +109,24 @@ def test_the_chart_carries_the_crd_of_the_repository() -> None:
     assert not of_kind(render({"crds": {"enabled": False}}), "CustomResourceDefinition")
 
 
+def test_the_readme_is_what_helm_docs_makes_of_the_values(tmp_path: Path) -> None:
+    """`make chart` writes it; a value without its row would be found by nobody."""
+    copy = tmp_path / "charts/continual"
+    shutil.copytree(CHART, copy)
+    (copy / "README.md").unlink()
+    command = [
+        tool("helm-docs"),
+        "--log-level",
+        "warning",
+        "--chart-search-root",
+        "charts",
+        "--sort-values-order",
+        "file",
+    ]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert (copy / "README.md").read_text() == (CHART / "README.md").read_text(), "run `make chart`"
+
+
 # For people -----------------------------------------------------------------------------------------------------------------
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
@@ -159,14 +179,6 @@ def test_every_value_has_a_place_in_the_schema_and_a_schema_has_no_more() -> Non
             walk(value, known[name], f"{path}.{name}")
 
     walk(yaml.safe_load((CHART / "values.yaml").read_text()), schema, "values")
-
-
-NOTES_CASES = {
-    "default": {},
-    "minimal": values_of("minimal"),
-    "external": values_of("external"),
-    "wide": {"clusterWide": True},
-}
 
 
 # For attackers ---------------------------------------------------------------------------------------------------------------
@@ -280,18 +292,44 @@ def test_the_secrets_of_workers_lie_where_their_pods_run() -> None:
 # For the other parts --------------------------------------------------------------------------------------------------------
 
 
-def test_the_operator_is_told_what_its_installation_reads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The environment that the chart renders is the one that the operator's own reader takes."""
-    from continual_operator.kubernetes.environment import read_installation
+class Told(dict[str, str]):
+    """An environment that remembers what was asked for."""
 
-    for case in VALUES:
-        operator = one(render(values_of(case)), "Deployment", "continual-operator")["spec"]["template"]["spec"][
-            "containers"
-        ][0]
-        installation = read_installation(env_of(operator))
-        assert installation.lease_name == "continual-operator"
-        assert installation.settings.installation == values_of(case).get("installation", "here/continual")
-        assert installation.namespaces == (() if values_of(case).get("clusterWide") else ("here",))
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.asked: set[str] = set()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.asked.add(name)
+        return super().get(name, default)
+
+    def __getitem__(self, name: str) -> str:
+        self.asked.add(name)
+        return super().__getitem__(name)
+
+
+@pytest.mark.parametrize("case", VALUES)
+def test_the_operator_takes_every_variable_that_the_chart_gives_it(case: str) -> None:
+    """A name that one side misspells would be silence; extraEnv is the installer's business."""
+    values = values_of(case)
+    [operator] = one(render(values), "Deployment", "continual-operator")["spec"]["template"]["spec"]["containers"]
+    told = Told(env_of(operator))
+    installation = read_installation(told)
+    assert set(told) - told.asked == {e["name"] for e in values.get("operator", {}).get("extraEnv", ())}
+    assert installation.lease_name == "continual-operator"
+    assert installation.settings.installation == values.get("installation", "here/continual")
+    assert installation.namespaces == (() if values.get("clusterWide") else ("here",))
+    for component in WORKERS:
+        settings = getattr(installation.settings, component)
+        users = values.get("redis", {}).get("users", {}).get(component, {})
+        assert settings.redis_username == users.get("username", component)
+        assert settings.redis_secret == users.get("existingSecret", f"continual-redis-{component}")
+        assert (
+            settings.image.partition("@")[0]
+            .rpartition(":")[0]
+            .endswith(f"continual-{'trainer' if component == 'trainer' else 'inference'}")
+        )
+        assert settings.resources.limits
 
 
 def test_images_take_a_registry_a_tag_or_a_digest() -> None:
