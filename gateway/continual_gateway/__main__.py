@@ -16,7 +16,6 @@ from continual_contract.errors import ContinualError
 
 from continual_gateway.app import create_app
 from continual_gateway.deps import GatewayDeps
-from continual_gateway.kubernetes import configuration, connect
 from continual_gateway.resources import Resources
 from continual_gateway.server import listen, server_for
 from continual_gateway.settings import GatewaySettings, read_settings
@@ -36,6 +35,8 @@ def main() -> int:
 
 async def run_in_cluster(environ: Mapping[str, str]) -> None:
     """Until SIGTERM. Errors: UsageError, AddressInUseError."""
+    from continual_gateway.kubernetes import configuration, connect  # noqa: PLC0415 -- a second that one machine can save
+
     settings = read_settings(environ)
     await serve(settings, connect(await configuration(environ), settings.namespaces))
 

@@ -52,6 +52,14 @@ class Decoder:
     def pid(self) -> int | None:
         return self._process.pid if self._process is not None else None
 
+    async def start(self) -> None:
+        """Warm it up, so that the first image does not wait for the libraries."""
+        async with self._turn:
+            try:
+                await self._running()
+            except UnavailableError as error:
+                log.warning("decoder does not start yet", extra={"error": error.describe()})
+
     async def fit(self, data: bytes, encoding: str, shape: InputShape, fit: Fit) -> bytes:
         """The file as raw uint8 HWC of `shape`. Errors: InvalidImageError; UnavailableError when too many wait."""
         return (await self._asked(_head("fit", shape, fit, enc=encoding), data))[1]

@@ -50,7 +50,10 @@ class Gateway:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Background work for as long as the app lives."""
-        tasks = [asyncio.create_task(self.models.run(), name="models")]
+        tasks = [
+            asyncio.create_task(self.models.run(), name="models"),
+            asyncio.create_task(self.decoder.start(), name="decoder"),
+        ]
         try:
             yield
         finally:

@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 from threading import Lock
+from typing import TYPE_CHECKING
 
 import numpy as np
-from continual_clients.onnxmodel import LoadedModel, decide, load_model
 from continual_clients.registry import Registry
+
+if TYPE_CHECKING:
+    from continual_clients.onnxmodel import LoadedModel
 
 KEPT = 2
 
@@ -32,6 +35,8 @@ class Recheck:
 
     def guess(self, registry: Registry, digest: str, pixels: bytes) -> Guess:
         """Errors: IntegrityError, UnsafeModelError, NotFoundError, StoreUnavailableError."""
+        from continual_clients.onnxmodel import decide  # noqa: PLC0415 -- the runtime, only where somebody corrects
+
         with self._lock:
             model = self._model(registry, digest)
             shape = model.manifest.input
@@ -40,6 +45,8 @@ class Recheck:
         return Guess(model.manifest.classes[int(best[0])], round(float(confidence[0]), 4))
 
     def _model(self, registry: Registry, digest: str) -> LoadedModel:
+        from continual_clients.onnxmodel import load_model  # noqa: PLC0415 -- as above
+
         if digest not in self._loaded:
             self._loaded[digest] = load_model(registry, digest, "cpu")
             while len(self._loaded) > KEPT:

@@ -7,8 +7,9 @@ names; tokens are kept only as sha256, so that the file of one replica gives nob
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from continual_contract import settings as names
@@ -30,6 +31,10 @@ WEBHOOK_URL_FILE = "CONTINUAL_GATEWAY_WEBHOOK_URL_FILE"
 WATCH = "CONTINUAL_WATCH_NAMESPACES"
 """Namespaces with commas between; `*` is all of them."""
 INSTALLATION = "CONTINUAL_INSTALLATION"
+BACKLOG = "CONTINUAL_GATEWAY_BACKLOG"
+"""Requests not yet answered above which new ones are refused with 429."""
+ANSWER_SECONDS = "CONTINUAL_GATEWAY_ANSWER_SECONDS"
+"""How long an inference request waits for its answer before it is told the id to ask later."""
 
 MIN_KEY_BYTES = 32
 
@@ -103,7 +108,28 @@ def read_settings(env: Mapping[str, str]) -> GatewaySettings:
         webhook_url=_webhook(env),
         namespaces=_namespaces(env.get(WATCH, "")),
         installation=env.get(INSTALLATION, ""),
+        limits=_limits(env),
     )
+
+
+def _limits(env: Mapping[str, str]) -> Limits:
+    default = Limits()
+    return replace(
+        default,
+        backlog=int(_number(env, BACKLOG, default.backlog, 1, 10_000_000)),
+        answer_seconds=_number(env, ANSWER_SECONDS, default.answer_seconds, 0.1, 600.0),
+    )
+
+
+def _number(env: Mapping[str, str], name: str, default: float, low: float, high: float) -> float:
+    text = env.get(name, "")
+    try:
+        value = float(text) if text else default
+    except ValueError:
+        value = math.nan
+    if not low <= value <= high:
+        raise UsageError("is not a number in range", field=name, value=text, remedy=f"use {low:g} to {high:g}")
+    return value
 
 
 def read_address(text: str) -> tuple[str, int]:
