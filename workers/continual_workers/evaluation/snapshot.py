@@ -126,5 +126,5 @@ class Snapshot:
 
     def forget(self) -> None:
         """Delete the state of a former resource of this name."""
-        drawn = (self.keys.history(each.suffix) for each in (FINE, COARSE))
-        self.client.delete(self.key("head"), *drawn, *(self.key(name) for name in CODECS))
+        self.client.delete(self.key("head"), *(self.key(name) for name in CODECS))
+        self.client.delete(*(self.keys.history(each.suffix) for each in (FINE, COARSE)))  # a right of its own

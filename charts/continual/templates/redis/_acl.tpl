@@ -27,7 +27,7 @@ A test runs every component under its user, and tries what each must not do.
     "(-@all ~ctm:{*}:routing +get +set)"
     "(-@all ~ctm:{*}:serve +hget +hkeys +hset +hdel)"
     "(-@all ~ctm:{*}:alarms +hgetall +hincrby)"
-    "(-@all ~ctm:{*}:history* +xadd)"
+    "(-@all ~ctm:{*}:history* +xadd +del)"
     "(-@all %R~ctm:{*}:config %R~ctm:{*}:seen:* +get +mget)"
     "(-@all %R~ctm:{*}:answers:* +hmget +hexists)"
     "(-@all ~ctm:{*}:requests +exists +xlen +xrange +xadd +xtrim +xpending +xinfo|stream +xinfo|groups +xinfo|consumers +xgroup|create +xgroup|destroy +xgroup|setid +xgroup|delconsumer +memory|usage)"
