@@ -33,8 +33,8 @@ from continual_gateway.models import ModelFacts
 from continual_gateway.reaching import in_store, reaching, replies
 from continual_gateway.resources import Document, dig
 
-State = Literal["right", "held-out", "waiting", "training", "learned", "failed"]
-FINAL = frozenset({"right", "held-out", "learned", "failed"})
+State = Literal["right", "waiting", "training", "learned", "failed"]
+FINAL = frozenset({"right", "learned", "failed"})
 KEPT = 500
 VERSIONS_SEARCHED = 5
 LATER = {
@@ -152,16 +152,16 @@ async def _asked(
         (answer,) = await ask(gateway, facts, [pixels], Context())
         request_id, was, confidence, version = answer.request_id, answer.class_name, answer.confidence, answer.version
     held_out = is_held_out(separation_unit(b"", pixels), facts.holdout_percent)
-    state: State = "right" if was == label else "held-out" if held_out else "waiting"
+    state: State = "right" if was == label else "waiting"
     return Correction(
         request_id, int(gateway.deps.clock() * 1000), label, principal.name, was, confidence, version, state,
-        message=_SAID.get(state, ""),
+        message=_SAID["held-out" if held_out and state == "waiting" else state],
     )  # fmt: skip
 
 
 _SAID: dict[str, str] = {
     "right": "the answer is right already; nothing to correct",
-    "held-out": "these very pixels belong to the holdout, which tests every version and never trains: correct another picture of it",
+    "held-out": "waiting for the training; if these very pixels are in the holdout already, they test and never train: then correct another picture",
     "waiting": "waiting for the training",
 }
 

@@ -96,7 +96,7 @@ def _why_waiting(snapshot: Snapshot, told: Told) -> str:
     condition = snapshot.condition("Training")
     if condition.get("reason") in {"DailyLimit", "TooManyFailures", "BackOff"}:
         return f"{text.words(str(condition['reason']))}: {condition.get('message', '')}"
-    return told.message if told.state == "held-out" else "corrections of the same two seconds are learned together"
+    return told.message or "waiting for the training"
 
 
 def _check_step(told: Told) -> Step:
