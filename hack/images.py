@@ -29,6 +29,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import imagechecks
+import layers
 import sbom
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,6 +39,8 @@ OPTIONAL = ("inference-gpu",)
 """Built when named: CUDA's libraries make it gigabytes, and nothing but a GPU node runs it."""
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 BASE_PACKAGES = ("python3", "python3-venv", "ca-certificates")
+ALIASES = ("stable", "oldstable", "testing")
+"""What a suite may be called in the sources besides its name."""
 BASE_RECIPE = "3"
 """Counts up when `make_base` changes what it leaves in the image."""
 GIGABYTES_FREE = {"trainer": 12, "inference-gpu": 10}
@@ -97,11 +100,12 @@ def apt_source() -> tuple[str, str]:
     """(mirror, suite) that this machine's apt takes its Debian from."""
     release = dict(re.findall(r"^(\w+)=\"?([^\"\n]*)", Path("/etc/os-release").read_text(), re.MULTILINE))
     suite = release.get("VERSION_CODENAME", "")
-    for line in run("apt-get", "indextargets", "--format", "$(REPO_URI) $(SUITE) $(CODENAME)").splitlines():
-        mirror, *names = line.split()
-        if suite in names:
+    targets = run("apt-get", "indextargets", "--no-release-info", "--format", "$(REPO_URI) $(RELEASE)")
+    for line in targets.splitlines():
+        mirror, release_name = line.split()
+        if release_name in {suite, *ALIASES}:
             return mirror, suite
-    raise ImageError(f"apt has no source for {suite or 'this system'}; run apt-get update, or give --base-image")
+    raise ImageError(f"apt has no source for {suite or 'this system'}; see /etc/apt/sources.list, or give --base-image")
 
 
 def base_image() -> str:
@@ -262,19 +266,21 @@ def too_heavy(built: list[Built]) -> list[str]:
 
 
 def import_image(image: str, tag: str, address: str) -> None:
-    """Pipe an image into containerd's k8s.io namespace, unless the same one is there."""
+    """Pipe an image into containerd's k8s.io namespace, without the layers that are there."""
     name = reference(image, tag)
     wanted = run("buildah", "images", "--no-trunc", "--quiet", name).strip().removeprefix("sha256:")
     ctr = ["ctr", "--address", address, "--namespace", "k8s.io", "images"]
     marker = f"continual.dev/image-id={wanted[:40]}"
     if name in run(*ctr, "list", "--quiet", f'labels."{marker.replace("=", chr(34) + "==", 1)}').split():
         return
-    with subprocess.Popen(
-        ["buildah", "push", "--quiet", name, f"docker-archive:/dev/stdout:{name}"], stdout=subprocess.PIPE
-    ) as push:
-        run(*ctr, "import", "-", stdin=push.stdout)
-    if push.returncode:
-        raise ImageError(f"`buildah push {name}` failed with {push.returncode}; its output is above")
+    store = layers.Store(Path(json.loads(run("buildah", "info"))["store"]["GraphRoot"]))
+    present = set(run(*ctr[:-1], "content", "list", "--quiet").split())
+    with subprocess.Popen([*ctr, "import", "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as importing:
+        assert importing.stdin is not None
+        layers.write_archive(store, wanted, name, present, importing.stdin)
+        importing.stdin.close()
+    if importing.returncode:
+        raise ImageError(f"`ctr images import` of {name} failed with {importing.returncode}; its output is above")
     run(*ctr, "label", name, marker)
 
 
@@ -310,7 +316,7 @@ def main(words: list[str]) -> int:
         need("buildah", "debootstrap", "runc")
         base = options.base_image or base_image()
         built = [build(image, options.tag, base, options.build_arg) for image in images]
-    except (ImageError, imagechecks.CheckError) as error:
+    except (ImageError, imagechecks.CheckError, layers.LayerError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 4
     print(table(built))

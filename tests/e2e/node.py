@@ -399,6 +399,16 @@ def provide_images(node: Node) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise StartError(f"the images cannot be had: {done.stderr}; build them with `make images`")
+    forget_old_images(node)
+
+
+def forget_old_images(node: Node) -> None:
+    """What containerd keeps under a bare digest, and no name means any more, would fill the disk build by build."""
+    rows = [line.split() for line in node.ctr("images", "list").splitlines()[1:]]
+    named = {digest for name, _, digest, *_ in rows if not name.startswith("sha256:")}
+    old = [name for name, _, digest, *_ in rows if name.startswith("sha256:") and digest not in named]
+    if old:
+        node.ctr("images", "delete", *old)
 
 
 def main() -> int:

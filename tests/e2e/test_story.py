@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yaml
 from continual_cli.demo.feeder import Labeler
 from continual_contract.keys import ModelKeys
-from kube import Kube, until
+from kube import ROOT, Kube, until
 from stream import DRIFTED, NIGHT_SHIFT, Stream, phase_of, wait_a_moment, weights
 
 pytestmark = pytest.mark.timeout(900)
@@ -98,6 +99,20 @@ def said(kube: Kube) -> str:
 def patch(kube: Kube, spec: dict[str, Any]) -> None:
     """As `kubectl edit` would."""
     kube.kubectl("patch", "ctm", MODEL, "-n", HOME, "--type", "merge", "-p", json.dumps({"spec": spec}))
+
+
+def apply_patiently(kube: Kube, namespace: str) -> None:
+    """`kubectl apply` of the example with longer deadlines."""
+    manifest = yaml.safe_load((ROOT / EXAMPLE).read_text())
+    kube.kubectl("apply", "-n", namespace, "-f", "-", stdin=json.dumps(merged(manifest, {"spec": PATIENT})))
+
+
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`base` with `changes` in it, mapping by mapping."""
+    both = {
+        key: merged(base[key], value) if isinstance(base.get(key), dict) else value for key, value in changes.items()
+    }
+    return {**base, **both}
 
 
 # Installing -------------------------------------------------------------------------------------------------------------------
@@ -390,7 +405,7 @@ def test_a_second_release_in_another_namespace_works_beside_the_first(kube: Kube
     """Its own Redis, store and operator, the CRD of the first; `helm test` passes in both."""
     kube.new_namespace("second")
     kube.install(RELEASE, "second", "--set", "crds.enabled=false")
-    kube.kubectl("apply", "-n", "second", "-f", EXAMPLE)
+    apply_patiently(kube, "second")
     kube.kubectl("wait", "-n", "second", "--for=condition=Ready", f"ctm/{MODEL}", "--timeout=300s", seconds=320)
     for namespace in ("second", HOME):
         assert "Succeeded" in kube.run("helm", "test", RELEASE, "-n", namespace, "--timeout", "180s")
