@@ -32,7 +32,7 @@ from continual_clients.redis import connect_url
 from continual_contract.keys import ModelKeys
 from continual_contract.report import Report
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, expect, sync_playwright
 from sklearn.datasets import load_digits
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -215,6 +215,7 @@ def playwright() -> Iterator[Playwright]:
 
 @pytest.fixture(scope="session")
 def browser(playwright: Playwright) -> Iterator[Browser]:
+    expect.set_options(timeout=30_000)
     assert Path(CHROMIUM).exists(), "chromium is not installed: run `hack/setup chromium`"
     found = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
     yield found
