@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from continual_contract.artifacts import CheckpointManifest
 from continual_workers.training.buffer import ReplayBuffer
-from continual_workers.training.state import decode_checkpoint
+from continual_workers.training.learner import Task, learn
+from continual_workers.training.prepare import Where, prepare
+from continual_workers.training.state import ParentState, decode_checkpoint, decode_resume, encode_resume
 from continual_workers.training.strategies import STRATEGIES
 
-REMEMBERING = ["der++", "er", "er-ace", "gdumb", "joint"]
+ALL = sorted(STRATEGIES)
+KEPT = {"der++": 0.85, "er": 0.85, "er-ace": 0.85, "gdumb": 0.85, "joint": 0.85, "ewc": 0.3, "lwf": 0.3}
+"""Least recall of digits 0-4 after 5-9 were learned. Without a past to look at (ewc, lwf) some is lost; fine-tuning keeps none."""
+LEARNED = {"ewc": 0.6, "lwf": 0.35}
+"""Least recall of digits 5-9, where it is not 0.85: what is held in place learns less."""
 
 
 def learned(school, strategy: str, **changes: object) -> CheckpointManifest:
@@ -20,19 +30,104 @@ def learned(school, strategy: str, **changes: object) -> CheckpointManifest:
     return school.lab.manifest(school.lab.train(inputs))
 
 
-def buffer_of(lab, manifest: CheckpointManifest) -> ReplayBuffer:
+def state_of(lab, manifest: CheckpointManifest) -> ParentState:
     registry = lab.registry
     assert manifest.state is not None
     assert manifest.state_meta is not None
-    return decode_checkpoint(registry.get_blob(manifest.state), registry.get_blob(manifest.state_meta), None).buffer
+    return decode_checkpoint(registry.get_blob(manifest.state), registry.get_blob(manifest.state_meta), None)
 
 
-@pytest.mark.parametrize("strategy", REMEMBERING)
-def test_it_learns_new_classes_and_keeps_the_old(school, strategy: str) -> None:
-    """Digits 5-9 arrive after 0-4: both halves are recognised on digits nobody trained on."""
-    manifest = learned(school, strategy)
-    assert school.lab.accuracy(manifest, school.new_test) >= 0.85
-    assert school.lab.accuracy(manifest, school.old_test) >= 0.85
+def buffer_of(lab, manifest: CheckpointManifest) -> ReplayBuffer:
+    return state_of(lab, manifest).buffer
+
+
+@pytest.fixture(scope="session")
+def graduates(nursery, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Any, CheckpointManifest]]:
+    """The nursery's pupil after one lesson (digits 5-9) by each method, taught when first asked for."""
+    schools = {}
+
+    def graduate(strategy: str) -> tuple[Any, CheckpointManifest]:
+        if strategy not in schools:
+            lab = nursery.lab.copy(tmp_path_factory.mktemp("graduate") / "store")
+            schools[strategy] = (lab, learned(replace(nursery, lab=lab), strategy))
+        return schools[strategy]
+
+    return graduate
+
+
+@pytest.mark.parametrize("strategy", ALL)
+def test_it_learns_new_classes(graduates, nursery, strategy: str) -> None:
+    """Digits 5-9 arrive after 0-4 and are recognised on digits nobody trained on."""
+    lab, manifest = graduates(strategy)
+    assert lab.accuracy(manifest, nursery.new_test) >= LEARNED.get(strategy, 0.85)
+
+
+@pytest.mark.parametrize("strategy", sorted(KEPT))
+def test_it_keeps_the_old_classes(graduates, nursery, strategy: str) -> None:
+    """0-4 are still recognised: well by what replays or starts anew, in part by what only holds on."""
+    lab, manifest = graduates(strategy)
+    assert lab.accuracy(manifest, nursery.old_test) >= KEPT[strategy]
+
+
+def test_the_battery_convicts_a_strategy_that_forgets(graduates, nursery) -> None:
+    """Mutation check: with neither replay nor anchor the old classes are gone."""
+    lab, manifest = graduates("fine-tune")
+    assert lab.accuracy(manifest, nursery.old_test) < 0.15
+
+
+@pytest.mark.parametrize("strategy", ALL)
+def test_it_respects_the_buffers_size_and_balance(graduates, strategy: str) -> None:
+    """After the experience: exactly the capacity, the same of every class, half of the classes from each experience."""
+    buffer = buffer_of(*graduates(strategy))
+    assert len(buffer) == 200
+    assert buffer.class_counts().tolist() == [20] * 10
+    assert set(buffer.experiences[buffer.labels < 5]) == {0}
+    assert set(buffer.experiences[buffer.labels >= 5]) == {1}
+    assert np.abs(buffer.logits).max() > 0
+
+
+def lesson(school, strategy: str) -> Task:
+    """A short training as a Job prepares it: three epochs at a fixed rate."""
+    inputs = school.lab.retrain_inputs(school.parent, (school.lab.shard(school.new[:120]),), strategy=strategy)
+    where = Where(school.lab.store, school.lab.registry, school.lab.layout, None)
+    return replace(prepare(inputs, where).task, epochs=3, rates=(0.2,))
+
+
+@pytest.mark.parametrize("strategy", ALL)
+def test_it_resumes_bit_identical_after_a_kill_at_each_epoch(school, strategy: str) -> None:
+    """From the bytes stored after every epoch, in a task prepared anew, it ends with the bytes of the run that never stopped."""
+    stored: list[bytes] = []
+    whole = learn(lesson(school, strategy), None, lambda state: stored.append(encode_resume(state)))
+    assert len(stored) == 3
+    for data in stored:
+        resumed = learn(lesson(school, strategy), decode_resume(data), lambda _: None)
+        assert encode_resume(resumed) == encode_resume(whole)
+
+
+@pytest.mark.parametrize("strategy", ALL)
+def test_it_survives_a_nan(school, strategy: str) -> None:
+    """Logits that are NaN once, in the middle of an epoch: one restart at a quarter of the rate, finite weights at the end."""
+    task, steps = lesson(school, strategy), 0
+
+    def poison(_net: torch.nn.Module, _given: object, logits: torch.Tensor) -> torch.Tensor:
+        nonlocal steps
+        steps += int(task.net.training)
+        return logits * float("nan") if task.net.training and steps == 4 else logits
+
+    task.net.register_forward_hook(poison)
+    state = learn(task, None, lambda _: None)
+    assert (state.attempt, state.rate, state.epoch) == (1, 0.05, 3)
+    assert all(np.isfinite(array).all() for array in state.ema.values())
+
+
+def test_what_mattered_to_the_past_is_handed_on(graduates) -> None:
+    """ewc only: one importance per parameter, none of them negative; other states carry none."""
+    lab, manifest = graduates("ewc")
+    importance = state_of(lab, manifest).importance
+    assert set(importance) == {"fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias", "head.weight", "head.bias"}
+    assert all((array >= 0).all() for array in importance.values())
+    assert max(float(array.max()) for array in importance.values()) > 0
+    assert state_of(*graduates("der++")).importance == {}
 
 
 def test_joint_trains_on_everything_that_was_ever_stored(school) -> None:
@@ -46,30 +141,7 @@ def test_joint_trains_on_everything_that_was_ever_stored(school) -> None:
     assert lab.accuracy(manifest, school.new_test) >= 0.85
 
 
-@pytest.mark.parametrize("strategy", ["fine-tune", "lwf"])
-def test_the_battery_convicts_a_strategy_that_forgets(school, strategy: str) -> None:
-    """Mutation check: without replay the new classes are learned and the old ones are lost."""
-    manifest = learned(school, strategy)
-    assert school.lab.accuracy(manifest, school.new_test) >= 0.85
-    assert school.lab.accuracy(manifest, school.old_test) < 0.5
-
-
-@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
-def test_it_respects_the_buffers_size_and_balance(school, strategy: str) -> None:
-    """After the experience: exactly the capacity, the same of every class, half of the classes from each experience."""
-    manifest = learned(school, strategy, epochs=1)
-    buffer = buffer_of(school.lab, manifest)
-    assert len(buffer) == 200
-    assert buffer.class_counts().tolist() == [20] * 10
-    assert set(buffer.experiences[buffer.labels < 5]) == {0}
-    assert set(buffer.experiences[buffer.labels >= 5]) == {1}
-    assert np.abs(buffer.logits).max() > 0
-
-
-LONG = [pytest.param(name, marks=pytest.mark.long) for name in ("er", "er-ace", "fine-tune", "lwf", "joint")]
-
-
-@pytest.mark.parametrize("strategy", ["der++", "gdumb", *LONG])
+@pytest.mark.parametrize("strategy", ALL)
 def test_same_inputs_same_bytes(school, tmp_path: Path, strategy: str) -> None:
     """Two trainings in two stores end with the same manifest, hence the same ONNX, state, plots and predictions."""
     other = type(school)(
