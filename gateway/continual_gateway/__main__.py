@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sys
@@ -49,8 +50,10 @@ async def serve(settings: GatewaySettings, resources: AbstractAsyncContextManage
     try:
         async with resources as found:
             app = create_app(GatewayDeps(found, client, store, settings))
+            warming = asyncio.create_task(app.state.gateway.decoder.start(), name="decoder")
             log.info("listening", extra={"host": settings.host, "port": listener.getsockname()[1]})
             await server_for(app).serve([listener])
+            await warming
     finally:
         await client.aclose()
         listener.close()

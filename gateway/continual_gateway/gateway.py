@@ -50,19 +50,16 @@ class Gateway:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Background work for as long as the app lives."""
-        tasks = [
-            asyncio.create_task(self.models.run(), name="models"),
-            asyncio.create_task(self.decoder.start(), name="decoder"),
-        ]
+        tasks = [asyncio.create_task(self.models.run(), name="models")]
         try:
             yield
         finally:
-            await self._close()
             for task in tasks:
                 task.cancel()
             for task in tasks:
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
+            await self._close()
 
     def answers(self, facts: ModelFacts) -> Answers:
         """The questions and answers of one model."""

@@ -71,11 +71,17 @@ async def infer(request: Request, model: str) -> Response:
 async def infer_with_version(request: Request, model: str, version: str) -> Response:
     """The same, where this version answers every request; during a rollout the share decides, and the answer is 409."""
     gateway = gateway_of(request)
+    admit(gateway, principal_of(request), request.headers)
     facts = await gateway.models.facts(model)
     _known_version(facts, version)
     if facts.owners != (version,):
         raise _other_version(version, facts.owners)
     return await _infer(request, model, version)
+
+
+def admit(gateway: Gateway, principal: Principal | None, headers: Mapping[str, str]) -> None:
+    """What the dependency `guards.asks` checks elsewhere. Errors: UnauthenticatedError, ForbiddenError."""
+    gateway.auth.check_csrf(require(principal, Role.VIEWER), headers.get(CSRF_HEADER, ""))
 
 
 async def answer(
@@ -87,7 +93,7 @@ async def answer(
     version: str = "",
 ) -> Spelled:
     """A body into its answer. Errors: those of every step on the way; `errors.status_of` says what they are in HTTP."""
-    gateway.auth.check_csrf(require(principal, Role.VIEWER), headers.get(CSRF_HEADER, ""))
+    admit(gateway, principal, headers)
     facts = gateway.models.known(model) or await gateway.models.facts(model)
     asked = _asked(body, headers.get("content-type", ""), headers.get(oip.HEADER_LENGTH), facts)
     pixels = await pixels_of(gateway, facts, asked.images)
