@@ -7,7 +7,6 @@ here; what the stream answers changes only after the gate.
 
 from __future__ import annotations
 
-import getpass
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from continual_contract.entries import DeadLetter, LabelEntry, PredictionEntry
 from continual_contract.errors import ConflictError, InvalidImageError, TrainingError, UnavailableError, UsageError
 from continual_contract.routing import is_held_out, separation_unit
 
-from continual_cli import streams
+from continual_cli import person, streams
 from continual_cli.asking import send_image
 from continual_cli.document import condition, dig
 from continual_cli.output import progress
@@ -135,7 +134,7 @@ def ask(target: Target, image: Pixels, file: str, timeout: float) -> tuple[str, 
 
 def teach(target: Target, request: str, label: str, image: Pixels) -> None:
     now = int(time.time() * 1000)
-    entry = LabelEntry(request, label, getpass.getuser(), "correction", now, image.tobytes())
+    entry = LabelEntry(request, label, person.name(), "correction", now, image.tobytes())
     streams.send_label(target.redis, target.keys, entry)
 
 

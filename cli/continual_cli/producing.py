@@ -7,7 +7,6 @@ the last request.
 
 from __future__ import annotations
 
-import getpass
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +20,7 @@ from continual_contract.entries import LabelEntry
 from continual_contract.errors import BacklogFullError, RedisUnavailableError, UsageError
 from continual_contract.keys import ModelKeys
 
-from continual_cli import sources, streams
+from continual_cli import person, sources, streams
 from continual_cli.document import dig, seconds
 from continual_cli.output import Format, note, progress, say
 from continual_cli.target import Target
@@ -200,7 +199,7 @@ class Producer:
         if self.options.labels_after is None or item.class_name is None:
             return
         label = LabelEntry(
-            request_id, item.class_name, getpass.getuser(), self.options.label_source, int(time.time() * 1000)
+            request_id, item.class_name, person.name(), self.options.label_source, int(time.time() * 1000)
         )
         self.due.append((time.monotonic() + self.options.labels_after, label))
 

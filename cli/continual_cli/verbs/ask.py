@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import getpass
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -13,7 +12,7 @@ import typer
 from continual_contract.entries import LabelEntry
 from continual_contract.errors import NotFoundError, TrainingError, UsageError
 
-from continual_cli import asking, streams
+from continual_cli import asking, person, streams
 from continual_cli.output import Format, OutputOption, emit, note, say
 from continual_cli.target import ModelOption, Target
 
@@ -84,7 +83,7 @@ def label(
       continual label --csv labels.csv
     """
     target = Target.open(model)
-    who = by or getpass.getuser()
+    who = by or person.name()
     if table is not None:
         entries = list(csv_labels(table, target, source.value, who))
     elif reference is None or class_name is None:

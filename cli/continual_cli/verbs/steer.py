@@ -6,13 +6,13 @@ giving it again is a new wish; a field that already has the value is left alone,
 
 from __future__ import annotations
 
-import getpass
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 from continual_contract.errors import NotFoundError, UsageError
 
+from continual_cli import person
 from continual_cli.document import dig, put
 from continual_cli.output import Format, OutputOption, say
 from continual_cli.target import ModelArgument, ModelOption, Target, complete_version, note_remark
@@ -197,7 +197,7 @@ def request(target: Target, verb: str, value: str) -> None:
     def write(document: dict[str, Any]) -> dict[str, Any]:
         annotations = document.setdefault("metadata", {}).setdefault("annotations", {})
         annotations[PREFIX + verb] = value
-        annotations[PREFIX + "requested-by"] = getpass.getuser()
+        annotations[PREFIX + "requested-by"] = person.name()
         return document
 
     target.world.update_model(target.name, write)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 
 import pytest
@@ -90,3 +91,13 @@ def test_a_digest_must_look_like_one(run, digits):
     result = run("readmit", "v8")
     assert result.exit_code == 2
     assert result.stderr == "error: digest: not a digest (got 'v8'); give sha256: and 64 hexadecimal digits\n"
+
+
+def test_a_user_without_a_name_is_its_number(run, annotations, monkeypatch):
+    """In a pod uid 10001 has no entry in /etc/passwd and no $USER; a verb works there all the same."""
+    monkeypatch.setattr(
+        "os.environ", {k: v for k, v in os.environ.items() if k not in {"USER", "LOGNAME", "LNAME", "USERNAME"}}
+    )
+    monkeypatch.setattr("os.getuid", lambda: 2_000_000_001)
+    assert run("retrain").exit_code == 0
+    assert annotations()["continual.dev/requested-by"] == "uid-2000000001"
