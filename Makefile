@@ -5,7 +5,7 @@ STAMP := .venv/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup redis web chromium screenshots tools demo test test-long control-plane e2e e2e-tools e2e-node images lint format lock lock-images reference chart checkov bench bench-quick bench-gate bench-operator clean
+.PHONY: help setup redis web chromium screenshots tools demo test test-long control-plane e2e e2e-tools e2e-node images lint format lock lock-images reference chart checkov bench bench-learning bench-quick bench-gate bench-operator clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -108,6 +108,9 @@ bench-operator: setup tools ## 500 models on one operator: idle requests, memory
 
 bench-gate: setup ## The gate simulated: false promotions, labels to promote and to roll back
 	@$(PY) -m continual_workers.evaluation.simulate --runs 10000
+
+bench-learning: $(STAMP) ## Every learning goal on real digits: table, CSV, JSON, plots in out/bench-learning; ARGS="--only ROW", "--quick", "--data DIR"
+	@$(PY) -m benchmarks.learning $(ARGS)
 
 clean: ## Remove what `make demo` and the linters wrote; keep .venv
 	rm -rf out .mypy_cache .ruff_cache .pytest_cache .hypothesis
