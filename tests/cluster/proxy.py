@@ -266,14 +266,11 @@ class RedisProxy(Thread):
         return int(server.sockets[0].getsockname()[1])
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.CancelledError):
+        with contextlib.suppress(ConnectionError, asyncio.CancelledError), contextlib.closing(writer):
             up, down = await asyncio.open_connection("127.0.0.1", self.target)
             waiting: list[str] = []
-            try:
+            with contextlib.closing(down):
                 await _first(self._out(reader, down, waiting), self._back(up, writer, waiting))
-            finally:
-                down.close()
-                writer.close()
 
     async def _out(self, reader: asyncio.StreamReader, down: asyncio.StreamWriter, waiting: list[str]) -> None:
         while data := await reader.read(1 << 20):
