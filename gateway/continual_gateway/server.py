@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
@@ -68,6 +71,21 @@ class BoundedProtocol(HttpToolsProtocol):
             self._head_timer = None
 
 
+class Server(uvicorn.Server):
+    """Ends by SIGTERM or SIGINT with exit code 0: uvicorn sends itself the signal once more when it has finished."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 takes a free one. Errors: AddressInUseError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -86,11 +104,11 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def server_for(app: FastAPI, **options: Any) -> uvicorn.Server:
+def server_for(app: FastAPI, **options: Any) -> Server:
     """One worker; replicas are more processes. Access logs are off: metrics count, the audit names."""
     config = uvicorn.Config(
         app, http=BoundedProtocol, loop="none", lifespan="on", access_log=False, log_config=None, server_header=False,
         date_header=False, timeout_keep_alive=KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         ws="none", proxy_headers=False, **options,
     )  # fmt: skip
-    return uvicorn.Server(config)
+    return Server(config)
