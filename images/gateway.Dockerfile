@@ -10,7 +10,7 @@ COPY contract/continual_contract /opt/continual/code/continual_contract
 COPY clients/continual_clients /opt/continual/code/continual_clients
 COPY gateway/continual_gateway /opt/continual/code/continual_gateway
 RUN test -s /opt/continual/code/continual_gateway/static/vendor/htmx.min.js || { echo "the web libraries are missing; run: hack/setup web" >&2; exit 1; }
-RUN /opt/continual/bin/python -m compileall -q /opt/continual/code
+RUN /opt/continual/bin/python -m compileall -q /opt/continual/code && chmod -R a+rX /opt/continual/code
 
 FROM dependencies
 ARG CODE_OWNER=0

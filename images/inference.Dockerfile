@@ -11,7 +11,7 @@ COPY workers/continual_workers/__init__.py /opt/continual/code/continual_workers
 COPY workers/continual_workers/streaming /opt/continual/code/continual_workers/streaming
 COPY workers/continual_workers/inference /opt/continual/code/continual_workers/inference
 COPY workers/continual_workers/evaluation /opt/continual/code/continual_workers/evaluation
-RUN /opt/continual/bin/python -m compileall -q /opt/continual/code
+RUN /opt/continual/bin/python -m compileall -q /opt/continual/code && chmod -R a+rX /opt/continual/code
 
 FROM dependencies
 ARG CODE_OWNER=0

@@ -8,7 +8,7 @@ FROM dependencies AS code
 COPY contract/continual_contract /opt/continual/code/continual_contract
 COPY clients/continual_clients /opt/continual/code/continual_clients
 COPY operator/continual_operator /opt/continual/code/continual_operator
-RUN /opt/continual/bin/python -m compileall -q /opt/continual/code
+RUN /opt/continual/bin/python -m compileall -q /opt/continual/code && chmod -R a+rX /opt/continual/code
 
 FROM dependencies
 ARG CODE_OWNER=0

@@ -15,7 +15,7 @@ COPY contract/continual_contract /opt/continual/code/continual_contract
 COPY clients/continual_clients /opt/continual/code/continual_clients
 COPY workers/continual_workers/__init__.py /opt/continual/code/continual_workers/__init__.py
 COPY workers/continual_workers/training /opt/continual/code/continual_workers/training
-RUN /opt/continual/bin/python -m compileall -q /opt/continual/code
+RUN /opt/continual/bin/python -m compileall -q /opt/continual/code && chmod -R a+rX /opt/continual/code
 
 FROM dependencies
 ARG CODE_OWNER=0
