@@ -45,21 +45,24 @@ def helm(*arguments: str, binary: str = "helm", kubeconfig: Path | None = None, 
 def template(
     values: Values | None = None, *, binary: str = "helm", namespace: str = "here", release: str = "continual"
 ) -> str:
-    return helm("template", release, str(CHART), "--namespace", namespace, binary=binary, values=values)
+    """What `helm template` prints. Once per set of values: what is generated stays the same within a test run."""
+    return _template(json.dumps(values or {}, sort_keys=True), binary, namespace, release)
 
 
-def render(values: Values | None = None, **options: Any) -> list[Manifest]:
-    """What `helm template` prints, as objects. Rendered once per set of values: generated secrets stay the same within a test run."""
-    manifests: list[Manifest] = json.loads(
-        _rendered(json.dumps(values or {}, sort_keys=True), tuple(sorted(options.items())))
-    )
+@cache
+def _template(values: str, binary: str, namespace: str, release: str) -> str:
+    return helm("template", release, str(CHART), "--namespace", namespace, binary=binary, values=json.loads(values))
+
+
+def render(values: Values | None = None, **options: str) -> list[Manifest]:
+    """The same as objects of the caller's own."""
+    manifests: list[Manifest] = json.loads(_parsed(template(values, **options)))
     return manifests
 
 
 @cache
-def _rendered(values: str, options: tuple[tuple[str, Any], ...]) -> str:
-    documents = yaml.load_all(template(json.loads(values), **dict(options)), Loader=yaml.CSafeLoader)
-    return json.dumps([document for document in documents if document])
+def _parsed(text: str) -> str:
+    return json.dumps([document for document in yaml.load_all(text, Loader=yaml.CSafeLoader) if document])
 
 
 def one(manifests: list[Manifest], kind: str, name: str, namespace: str | None = None) -> Manifest:

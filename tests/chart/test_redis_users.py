@@ -44,6 +44,8 @@ from continual_operator.sweeper import sweep
 from continual_workers.evaluation.process import Evaluator
 from continual_workers.streaming.reaper import ReapOptions, reap_once
 from continual_workers.training import __main__ as training
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 KEYS = ModelKeys("default", "digits")
 
@@ -191,7 +193,7 @@ MAY_CHANGE = {
     "operator": "set routing config, hset serve roll, hdel roll, group requests, del * , unlink *",
     "inference": "xack requests, hset answers, hsetnx answers, expire answers, xadd predictions dead, hincrby alarms",
     "evaluator": (
-        "set evaluator routing, hset evaluator report serve, hdel evaluator serve, del evaluator, hincrby alarms, "
+        "set evaluator routing, hset evaluator report serve, hdel evaluator serve, del evaluator history, hincrby alarms, "
         "xadd requests dead history, xdel dead, xtrim requests predictions labels, group requests"
     ),
     "trainer": "hset progress, expire progress",
@@ -270,14 +272,15 @@ def test_nobody_may_administer_the_server(users: Users, user: str) -> None:
 
 def test_without_a_password_or_with_a_wrong_one_nothing_is_answered(users: Users) -> None:
     """The default user is off; the probe's user needs none and may only ping."""
+    once = {"port": users.server.port, "retry": Retry(NoBackoff(), 0)}
     for client in (
-        redis.Redis(port=users.server.port),
-        redis.Redis(port=users.server.port, username="operator", password="wrong"),
-        redis.Redis(port=users.server.port, username="operator", password=PASSWORDS["trainer"]),
+        redis.Redis(**once),
+        redis.Redis(**once, username="operator", password="wrong"),
+        redis.Redis(**once, username="operator", password=PASSWORDS["trainer"]),
     ):
         with closing(client), pytest.raises(redis.AuthenticationError):
             client.ping()
-    with closing(redis.Redis(port=users.server.port, username="probe", password="none")) as probe:
+    with closing(redis.Redis(**once, username="probe", password="none")) as probe:
         assert probe.ping()
         with pytest.raises(redis.exceptions.NoPermissionError):
             probe.get(KEYS.routing)
