@@ -20,6 +20,7 @@ from continual_operator.pods import Placement, cpus, number, pod_spec, probes
 from continual_operator.settings import OperatorSettings
 from continual_operator.spec import Model, Resources, Scheduling
 
+RESERVED = ("app.kubernetes.io/", "continual.dev/")
 TRIES = 3
 """Pods of one training that may fail by themselves, over all Jobs it ever had; evictions do not count."""
 
@@ -49,7 +50,7 @@ def inference_deployment(
         env.DEVICE: serving.device,
         env.CPUS: cpus(component, placement, settings.cpus),
     }
-    marks = {**serving.pod_labels, **_labels(model, labels.INFERENCE, {labels.VERSION: version})}
+    marks = {**_free(serving.pod_labels), **_labels(model, labels.INFERENCE, {labels.VERSION: version})}
     pod = pod_spec(model, "inference", component, environment, placement, settings)
     pod["containers"][0] |= probes()
     spec = {
@@ -124,6 +125,11 @@ def _template(marks: Mapping[str, str], pod: Manifest, annotations: Mapping[str,
 def _ours(marks: Mapping[str, str]) -> dict[str, str]:
     """Labels that select; those of the user never do."""
     return {key: value for key, value in marks.items() if key in {labels.MODEL, labels.COMPONENT, labels.VERSION}}
+
+
+def _free(marks: Mapping[str, str]) -> dict[str, str]:
+    """Labels a model may give its pods: none by which Services and NetworkPolicies of an installation find other pods."""
+    return {key: value for key, value in marks.items() if not key.startswith(RESERVED)}
 
 
 def _labels(model: Model, component: str, more: Mapping[str, str]) -> dict[str, str]:

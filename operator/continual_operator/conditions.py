@@ -315,7 +315,7 @@ def _bad_child(draft: Draft) -> tuple[str, str] | None:
     foreign = next((d.name for d in children if not d.ours), None)
     if foreign is not None:
         return reasons.FOREIGN_CHILD, f"{foreign} belongs to another resource; waiting for it to be collected"
-    failing = next((d for d in children if d.trouble and d.ready < d.replicas), None)
+    failing = next((d for d in children if d.trouble), None)
     if failing is not None:
         trouble = failing.trouble
         return trouble.condition, f"{failing.name}: {trouble}, {trouble.restarts} restarts"

@@ -42,6 +42,10 @@ class Cache:
             key=lambda ref: (ref.namespace, ref.name),
         )
 
+    def count(self, kind: Kind) -> int:
+        """Of one kind; asked by another thread, so in one step over a copy."""
+        return sum(name == kind.name for name, _, _ in list(self._objects))
+
     def children(self, ref: ModelRef) -> list[Manifest]:
         return [self._objects[key] for key in sorted(self._children.get(ref, ()))]
 

@@ -114,7 +114,7 @@ class KubernetesCluster:
 
     @property
     def models(self) -> int:
-        return len(self._cache.models())
+        return self._cache.count(MODEL)
 
     def _await_watch(self, obj: Manifest) -> None:
         if self._cache.get_like(obj) is None:

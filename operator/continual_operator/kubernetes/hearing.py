@@ -33,6 +33,6 @@ class Hearing:
         self._expected.pop(uid, None)
 
     def silence_seconds(self) -> float:
-        """How long the longest awaited change has been due; 0 where none is."""
+        """How long the longest awaited change has been due; 0 where none is. Asked by another thread: over a copy."""
         now = self._clock()
-        return max((now - since for _, since in self._expected.values()), default=0.0)
+        return max((now - since for _, since in list(self._expected.values())), default=0.0)

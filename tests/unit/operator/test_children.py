@@ -77,6 +77,14 @@ def test_a_pod_label_of_the_user_never_replaces_ours() -> None:
     assert made["spec"]["template"]["metadata"]["labels"][labels.MODEL] == "digits"
 
 
+def test_a_pod_label_of_the_user_never_takes_the_place_of_another_component() -> None:
+    """Else a model could put its workers behind the Service of Redis, or past a NetworkPolicy."""
+    wished = {"app.kubernetes.io/name": "continual", "app.kubernetes.io/component": "redis", "team": "a"}
+    made = inference_deployment(model(serving={"podLabels": wished}), "v7", "sha256:ab", 3, "s", SETTINGS)
+    marks = made["spec"]["template"]["metadata"]["labels"]
+    assert {key: value for key, value in marks.items() if key in wished} == {"team": "a"}
+
+
 def test_the_same_values_give_the_same_manifest_and_other_ones_another_hash() -> None:
     """What is applied is compared by its hash, so silence is possible."""
 

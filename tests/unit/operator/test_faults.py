@@ -82,6 +82,17 @@ def test_one_pod_of_two_that_is_killed_for_its_memory_is_degraded_not_down(stage
     assert said(play, "Degraded") == ("True", "OOMKilled")
 
 
+def test_a_new_template_that_does_not_come_up_is_told_while_the_old_pods_serve(stage: Stage) -> None:
+    """A rolling update that is stuck costs no answer, and must not be silent."""
+    play = stage()
+    play.serve_first()
+    marks = {labels.COMPONENT: labels.INFERENCE, labels.VERSION: "v1"}
+    put_pod(play, marks, {"state": {"waiting": {"reason": "ErrImagePull", "message": "inference:2 not found"}}})
+    play.look()
+    assert said(play) == ("True", "AsExpected")
+    assert said(play, "Degraded") == ("True", "ImagePullBackOff")
+
+
 def test_a_first_training_that_cannot_start_is_told_in_ready(stage: Stage) -> None:
     """`kubectl get ctm` alone says that the trainer's image is not there, not only that there is no version."""
     play = stage()
