@@ -110,6 +110,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     home = Home(folder / "home").create()
     manifest = yaml.safe_load(EXAMPLE.read_text())
     manifest["spec"]["feedback"]["window"] = "2m"
+    manifest["spec"]["retraining"]["timeout"] = "15m"
     manifest["spec"]["rollout"]["deadline"] = "10m"
     manifest["spec"]["rollout"]["probation"]["deadline"] = "10m"
     file = folder / "digits.yaml"

@@ -206,6 +206,29 @@ def test_a_drawing_is_asked_like_a_file(as_role: AsRole) -> None:
     assert ink > 50_00, "the stroke is in the picture"
 
 
+def test_a_pasted_image_is_asked_like_a_file(as_role: AsRole) -> None:
+    """An image on the clipboard lands in the form and is sent; pasted text does nothing."""
+    page = as_role("viewer")
+    page.goto("/models/digits/try")
+    page.evaluate(PASTE, "text/plain")
+    expect(page.locator("#said")).to_have_count(0)
+    page.evaluate(PASTE, "image/png")
+    expect(page.locator("#said")).to_have_text(re.compile(r"^\d$"))
+
+
+def test_a_page_whose_gateway_is_away_says_that_it_is_old(as_role: AsRole, visitor: Any) -> None:
+    """No answer: a banner over numbers that stand still; the next answer takes it away."""
+    page = as_role("viewer")
+    page.goto("/models/digits")
+    expect(page.locator("#away")).to_be_hidden()
+    page.route("**/live**", lambda route: route.abort())
+    expect(page.locator("#away")).to_be_visible()
+    page.unroute("**/live**")
+    expect(page.locator("#away")).to_be_hidden()
+    assert visitor.watch.faults, "a lost request is told on the console"
+    visitor.watch.faults.clear()
+
+
 def test_keys_alone_reach_everything(as_role: AsRole) -> None:
     """Tab begins with the skip link, every stop shows a focus ring, Enter follows it."""
     page = as_role("admin")
@@ -240,6 +263,13 @@ INK = """() => {
   const pen = canvas.getContext("2d");
   pen.drawImage(image, 0, 0, 28, 28);
   return pen.getImageData(0, 0, 28, 28).data.reduce((sum, value, index) => sum + (index % 4 === 0 ? value : 0), 0);
+}"""
+PASTE = """async (type) => {
+  const canvas = Object.assign(document.createElement("canvas"), {width: 28, height: 28});
+  const blob = await new Promise((done) => canvas.toBlob(done, "image/png"));
+  const clipboardData = new DataTransfer();
+  clipboardData.items.add(new File([blob], "pasted", {type}));
+  document.dispatchEvent(new ClipboardEvent("paste", {clipboardData}));
 }"""
 INJECT = """() => {
   const script = document.createElement("script");

@@ -41,8 +41,8 @@ def camera(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Page, st
 
 @pytest.fixture
 def stream(world: Any) -> Iterator[None]:
-    """Forty labelled requests a second for as long as the test runs."""
-    command = [sys.executable, "-m", "continual_cli", "produce", "digits", "--rate", "40", "--labels-after", "2"]
+    """Fifteen labelled requests a second for as long as the test runs."""
+    command = [sys.executable, "-m", "continual_cli", "produce", "digits", "--rate", "15", "--labels-after", "2"]
     process = subprocess.Popen(command, env=world.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     yield
     process.terminate()
@@ -70,7 +70,7 @@ def test_pictures_of_every_page_from_one_real_run(
     expect(page.locator("#item")).to_be_visible()
     camera(page, "queue")
     page.goto("/models/digits")
-    page.wait_for_timeout(60_000)  # the curves need a past
+    page.wait_for_timeout(40_000)  # the curves need a past
     page.click("#head-retrain")
     expect(page.locator("#rollout .stops .now")).to_have_text(re.compile("10 %"), timeout=TRAINING_MS)
     page.wait_for_timeout(9_000)
