@@ -16,6 +16,7 @@ import yaml
 from continual_cli.demo.feeder import Labeler
 from continual_contract.keys import ModelKeys
 from kube import ROOT, Kube, until
+from node import Node
 from stream import DRIFTED, NIGHT_SHIFT, Stream, phase_of, wait_a_moment, weights
 
 pytestmark = pytest.mark.timeout(900)
@@ -28,8 +29,9 @@ INFERENCE = "continual.dev/component=inference"
 OPERATOR = "app.kubernetes.io/component=operator"
 LABELLED_RATE = 45.0
 DRIFT_RATE = 90.0
-IDLE_RATE = 5.0
-WRONG_LABELS = 800
+IDLE_RATE = 2.0
+"""While a Job runs: honest labels of that time would dilute the wrong ones that come later."""
+WRONG_LABELS = 1200
 CARELESS = {
     "feedback": {"gateSources": ["audit"]},
     "rollout": {"offlineGate": {"mode": "Observe"}},
@@ -129,7 +131,7 @@ def test_helm_install_brings_everything_up_in_a_restricted_namespace(kube: Kube)
 
 def test_a_model_that_is_applied_trains_and_becomes_ready(kube: Kube) -> None:
     """`kubectl apply` of the example, a training Job in a pod, and `kubectl wait` returns."""
-    kube.kubectl("apply", "-n", HOME, "-f", EXAMPLE)
+    apply_patiently(kube, HOME)
     until(
         "a Job trains v1",
         lambda: (status(kube).get("training") or {}).get("state") == "Running",
@@ -349,7 +351,14 @@ def test_the_ledger_is_exact(kube: Kube, stream: Stream) -> None:
         f"accepted {len(books.sent)} = predictions {len(books.answers)} + dead letters {dead}; lost {lost}, duplicates {books.duplicates}"
     )
     assert len(books.sent) > 2000
-    assert (lost, books.duplicates, books.foreign(), dead) == (0, 0, 0, 0)
+    assert (lost, books.duplicates, dead) == (0, 0, 0)
+    assert books.foreign() == 1, "the one that `helm test` asked for"
+
+
+def test_no_pod_looks_up_a_name_outside_the_cluster(node: Node) -> None:
+    """The name server knows the cluster only and complains about everything else: nothing of ours, or inside ours, calls home."""
+    asked = {line.split()[3] for line in node.log("coredns").splitlines() if "no next plugin found" in line}
+    assert asked == set()
 
 
 # Losing things ----------------------------------------------------------------------------------------------------------------
