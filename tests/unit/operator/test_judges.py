@@ -81,6 +81,8 @@ CANARY: list[tuple[str, CanaryFacts, str, str]] = [
     ("too many dead letters roll back", canary(error_rate=0.02), "Rollback", "ErrorRate"),
     ("two dead letters of twenty say nothing", canary(error_rate=0.1, answers=18), "Promote", "AccuracyHeld"),
     ("only dead letters roll back", canary(error_rate=1.0, answers=0), "Rollback", "ErrorRate"),
+    ("requests that stable cannot answer either are the stream's fault", canary(error_rate=0.05, stable_error_rate=0.06), "Promote", "AccuracyHeld"),
+    ("more dead letters than stable's many roll back", canary(error_rate=0.09, stable_error_rate=0.06), "Rollback", "ErrorRate"),
     ("errors at the limit are allowed", canary(error_rate=0.01), "Promote", "AccuracyHeld"),
     ("operational faults come before labels", canary(evidence(**WORSE), error_rate=0.5), "Rollback", "ErrorRate"),
     ("no report is an error, not a pass", canary(report_age_seconds=None), "Error", "EvaluatorSilent"),
