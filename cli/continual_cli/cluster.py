@@ -11,6 +11,7 @@ the user opens a way (`kubectl port-forward`) and says where it ends.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -26,7 +27,7 @@ from continual_contract.errors import (
     UsageError,
 )
 
-from continual_cli.local.state import API_VERSION, KIND, Applied
+from continual_cli.local.state import API_VERSION, KIND, Applied, checked_metadata
 from continual_cli.where import Where
 from continual_cli.world import Document, RedisAddress, StoreAddress
 
@@ -40,6 +41,8 @@ TIMEOUT_SECONDS = (3.0, 30.0)
 """To connect, and to read."""
 PAGE = 200
 DEFAULT_KUBECONFIG = "~/.kube/config"
+NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+"""What Kubernetes calls a name (RFC 1123 subdomain)."""
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 REDIS_REMEDY = (
     "open a way and say where it ends: `kubectl -n OPERATOR_NAMESPACE port-forward svc/continual-redis 6379`, then "
@@ -75,7 +78,7 @@ class ClusterWorld:
         more = ""
         while True:
             query = [("limit", str(PAGE)), *([("continue", more)] if more else [])]
-            reply = self._request("GET", self._path(), query=query)
+            reply = self._request("GET", self._collection, query=query)
             items += [_typed(item) for item in reply.get("items") or ()]
             more = str((reply.get("metadata") or {}).get("continue") or "")
             if not more:
@@ -127,14 +130,10 @@ class ClusterWorld:
 
     def _normalised(self, manifest: Document) -> Document:
         """What a user may set, and the namespace said. Errors: InvalidSpecError."""
-        if manifest.get("kind") != KIND or manifest.get("apiVersion") != API_VERSION:
-            field, found = next(
-                (f, manifest.get(f)) for f in ("kind", "apiVersion") if manifest.get(f) not in {KIND, API_VERSION}
-            )
-            raise InvalidSpecError("not a ContinualModel", field=field, value=found, remedy=f"use {API_VERSION} {KIND}")
-        metadata = manifest.get("metadata") or {}
+        metadata = checked_metadata(manifest)
         kept = {key: metadata[key] for key in ("name", "labels", "annotations") if key in metadata}
-        return {**manifest, "metadata": {**kept, "namespace": self.namespace}}
+        written = {key: value for key, value in manifest.items() if key != "status"}
+        return {**written, "metadata": {**kept, "namespace": self.namespace}}
 
     def delete_model(self, name: str) -> None:
         self._request("DELETE", self._path(name))
@@ -170,8 +169,19 @@ class ClusterWorld:
 
     # -- requests
 
-    def _path(self, name: str = "") -> str:
-        return f"{GROUP_PATH}/namespaces/{self.namespace}/continualmodels" + (f"/{name}" if name else "")
+    @property
+    def _collection(self) -> str:
+        if not NAME.fullmatch(self.namespace):
+            raise UsageError(
+                "is not a name", field="--namespace", value=self.namespace, remedy="see `kubectl get namespaces`"
+            )
+        return f"{GROUP_PATH}/namespaces/{self.namespace}/continualmodels"
+
+    def _path(self, name: str) -> str:
+        """Of one model. A name that is none must not become another path: an empty one would be the whole collection."""
+        if not NAME.fullmatch(name):
+            raise NotFoundError("no such ContinualModel", field="model", value=name, remedy="see `continual get`")
+        return f"{self._collection}/{name}"
 
     def _request(
         self,

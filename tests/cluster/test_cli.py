@@ -96,6 +96,19 @@ def test_apply_creates_leaves_alone_and_changes(
     assert body["status"]["stable"]["version"] == "v7"
 
 
+def test_what_a_file_states_holds_whoever_set_it_before(
+    run: Run, control_plane: ControlPlane, path: str, tmp_path: Path
+) -> None:
+    """A field that somebody else owns is taken over, not a conflict; what get prints can be applied as it is."""
+    assert control_plane.merge(path, {"spec": {"serving": {"replicas": 5}}}).ok
+    shown = run("get", "digits", "-o", "yaml")
+    again = run("apply", "-f", "-", stdin=shown.stdout)
+    assert again.exit_code == 0, again.output
+    assert control_plane.get(path).body["status"]["stable"]["version"] == "v7"
+    assert run("apply", "-f", file_of(tmp_path, digits(serving={"replicas": 3}))).exit_code == 0
+    assert control_plane.get(path).body["spec"]["serving"]["replicas"] == 3
+
+
 def test_a_wrong_manifest_is_refused_field_by_field(
     run: Run, control_plane: ControlPlane, namespace: str, tmp_path: Path
 ) -> None:
@@ -110,6 +123,22 @@ def test_a_wrong_manifest_is_refused_field_by_field(
     refused = run("apply", "-f", file_of(tmp_path, turned))
     assert refused.exit_code == 2
     assert "classes are append-only" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("kind: Pod\napiVersion: v1\nmetadata: {name: digits}\n", "kind"),
+        ("kind: {}\nmetadata: [1]\n", "metadata"),
+        ("metadata: {name: digits, labels: {a: 1}}\n", "metadata.labels.a"),
+        ("metadata: {name: ../x}\n", "metadata.name"),
+    ],
+)
+def test_what_is_no_continual_model_never_reaches_the_server(run: Run, text: str, field: str) -> None:
+    """Exit code 2 and the field; no traceback for whatever YAML can say, no path from a name."""
+    refused = run("apply", "-f", "-", stdin=text)
+    assert refused.exit_code == 2, refused.output
+    assert f"error: {field}:" in refused.stderr
 
 
 def test_a_file_is_for_its_own_namespace(run: Run, control_plane: ControlPlane, path: str, tmp_path: Path) -> None:
@@ -132,6 +161,17 @@ def test_delete_deletes_once(run: Run, control_plane: ControlPlane, path: str) -
     assert control_plane.get(path).code == 404
     assert run("delete", "digits").exit_code == 3
     assert run("delete", "digits", "--ignore-not-found").exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "digits/status", "digits?x=1", "../digits"])
+def test_a_name_never_becomes_another_path(run: Run, control_plane: ControlPlane, path: str, name: str) -> None:
+    """An empty name must not delete the collection, nor a clever one reach another object."""
+    refused = run("delete", name)
+    assert refused.exit_code == 3, refused.output
+    assert control_plane.get(path).ok
+    assert (
+        run("apply", "-f", "-", "--context", "tests", stdin="metadata: {name: digits, namespace: ../x}").exit_code == 2
+    )
 
 
 # Steering

@@ -253,7 +253,7 @@ def _normalised(manifest: dict[str, Any]) -> dict[str, Any]:
         kind = manifest.get("kind") if isinstance(manifest, dict) else type(manifest).__name__
         field, found = ("kind", kind) if kind != KIND else ("apiVersion", manifest.get("apiVersion"))
         raise InvalidSpecError("not a ContinualModel", field=field, value=found, remedy=f"use {API_VERSION} {KIND}")
-    metadata = _metadata(manifest)
+    metadata = checked_metadata(manifest)
     namespace = metadata.get("namespace", NAMESPACE)
     if namespace != NAMESPACE:
         remedy = "leave it out; use another CONTINUAL_HOME for another world"
@@ -272,7 +272,7 @@ def _normalised(manifest: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _metadata(manifest: dict[str, Any]) -> dict[str, Any]:
+def checked_metadata(manifest: dict[str, Any]) -> dict[str, Any]:
     """What was written under `metadata`; labels and annotations are text by name, as an API server wants them."""
     metadata = manifest.get("metadata") or {}
     if not isinstance(metadata, dict):
