@@ -7,7 +7,11 @@ from typing import Any
 
 import pytest
 from continual_cli.local import manifests
+from continual_contract.artifacts import InputShape, TrainingInputs
 from continual_contract.errors import InvalidSpecError
+from continual_operator.children import disruption_budget, evaluator_deployment, inference_deployment, training_job
+from continual_operator.rehearsal import minimal_model, rehearsal_settings
+from continual_operator.spec import parse_model
 
 
 def deployment() -> dict[str, Any]:
@@ -102,6 +106,50 @@ def test_a_job_runs_one_pod_to_completion() -> None:
     job["spec"]["parallelism"] = 2
     with pytest.raises(InvalidSpecError, match="parallelism"):
         manifests.parse_job(job)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "named"),
+    [
+        ("podReplacementPolicy", "TerminatingOrFailed", "spec.podReplacementPolicy"),
+        ("podFailurePolicy", {"rules": [{"action": "FailJob"}]}, "spec.podFailurePolicy.rules[0].action"),
+        (
+            "podFailurePolicy",
+            {"rules": [{"action": "Ignore", "onExitCodes": {"operator": "In", "values": [3]}}]},
+            "spec.podFailurePolicy.rules[0].onExitCodes",
+        ),
+        (
+            "podFailurePolicy",
+            {"rules": [{"action": "Ignore", "onPodConditions": [{"type": "ConfigIssue", "status": "True"}]}]},
+            "spec.podFailurePolicy.rules[0].onPodConditions[0].type",
+        ),
+        ("suspend", True, "spec.suspend"),
+    ],
+    ids=["replacement", "fail at once", "exit codes", "another condition", "suspend"],
+)
+def test_what_would_change_which_failures_count_is_refused(field: str, value: Any, named: str) -> None:
+    """Ignoring evictions is how it is here, because nobody evicts; every other rule would be dropped in silence."""
+    job = deployment() | {"kind": "Job"}
+    job["spec"] = {"template": job["spec"]["template"], field: value}
+    with pytest.raises(InvalidSpecError) as caught:
+        manifests.parse_job(job)
+    assert named in str(caught.value)
+
+
+def test_what_the_operator_makes_for_a_cluster_runs_here_too() -> None:
+    """Nothing is forked: the same children, with their probes, rights, budgets of failures and volumes."""
+    model = parse_model(minimal_model())
+    inputs = TrainingInputs(
+        namespace="default", model="digits", mode="bootstrap", architecture="mlp", classes=("a", "b"),
+        input=InputShape(height=8, width=8, channels=1),
+    )  # fmt: skip
+    settings = rehearsal_settings()
+    manifests.parse_deployment(inference_deployment(model, "v1", "sha256:ab", 2, "salt", settings))
+    assert manifests.parse_deployment(evaluator_deployment(model, settings)).recreate
+    assert manifests.parse_job(training_job(model, inputs, settings)).backoff_limit == 2
+    assert not settings.disruption_budgets
+    with pytest.raises(InvalidSpecError, match=r"spec\.maxUnavailable"):
+        manifests.parse_deployment(disruption_budget(model, "v1"))
 
 
 @pytest.mark.parametrize(
