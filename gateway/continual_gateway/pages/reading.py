@@ -10,7 +10,7 @@ import asyncio
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import redis
 from continual_clients.registry import Registry
@@ -20,6 +20,7 @@ from continual_contract.history import COARSE, FINE, HistoryPoint, Resolution
 from continual_contract.keys import ModelKeys
 from continual_contract.report import Report
 from fastapi import Request
+from pydantic import BaseModel, ValidationError
 
 from continual_gateway import audit
 from continual_gateway.gateway import Gateway, gateway_of
@@ -34,6 +35,7 @@ MANIFESTS_SHOWN = 20
 REDIS_AWAY = (
     "Redis does not answer: live numbers are missing. They come back by themselves; `continual doctor` looks closer."
 )
+NEWER = "The evaluator's report cannot be read here: it is of another release. Update the gateway to the evaluator's."
 STORE_AWAY = "The object store does not answer: holdout scores and training curves are missing."
 
 
@@ -54,9 +56,21 @@ class Line:
             return
         for entry_id, fields in found:
             if _order(entry_id) > _order(self.last):
-                self.points.append(HistoryPoint.model_validate_json(fields[b"p"]))
                 self.last = entry_id
+                if (point := parsed(HistoryPoint, fields.get(b"p", b""))) is not None:
+                    self.points.append(point)
         del self.points[: -resolution.points]
+
+
+Written = TypeVar("Written", bound=BaseModel)
+
+
+def parsed(kind: type[Written], raw: bytes) -> Written | None:
+    """What an evaluator wrote; None for what a newer one writes otherwise: a page without it is better than none."""
+    try:
+        return kind.model_validate_json(raw)
+    except ValidationError:
+        return None
 
 
 def _order(entry_id: bytes) -> tuple[int, int]:
@@ -83,6 +97,8 @@ class Reading:
                 found = await self._live(document, whole=whole)
         except (redis.RedisError, OSError, TimeoutError):
             missing.append(REDIS_AWAY)
+        if found.unreadable:
+            missing.append(NEWER)
         if whole and not await self._fetch_manifests(document):
             missing.append(STORE_AWAY)
         epochs_of, epochs = self._newest_epochs(document)
@@ -132,8 +148,9 @@ class Reading:
         if whole:
             coarse.extend(more[0], _end(more[1]), COARSE)
         progress = more[2] if job else {}
-        report = Report.model_validate_json(raw) if raw else None
-        return _Live(report, fine, coarse, {k.decode(): v.decode() for k, v in progress.items()})
+        report = parsed(Report, raw) if raw else None
+        told = {k.decode(): v.decode() for k, v in progress.items()}
+        return _Live(report, fine, coarse, told, unreadable=bool(raw) and report is None)
 
     async def _fetch_manifests(self, document: Document) -> bool:
         """Read the manifests not read yet; False when the store does not answer."""
@@ -168,6 +185,7 @@ class _Live:
     fine: Line = field(default_factory=Line)
     coarse: Line = field(default_factory=Line)
     progress: dict[str, str] = field(default_factory=dict)
+    unreadable: bool = False
 
 
 def _end(newest: list[tuple[bytes, Any]]) -> bytes:

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from continual_contract.history import COARSE, FINE, HistoryPoint, VersionPoint, point_of
-from continual_gateway.pages.reading import Line
+from continual_contract.report import Report
+from continual_gateway.pages.reading import Line, parsed
 from continual_gateway.views.charts import MAX_POINTS, charts
 from continual_gateway.views.snapshot import Epoch
 
@@ -88,6 +89,15 @@ def test_a_history_is_read_on_and_begun_anew_when_its_stream_was(worlds: Any) ->
     line.extend([], b"2-0", FINE)
     assert (line.points, line.start()) == ([], b"(0-0")
     assert FINE.points * 2 < COARSE.points * 300, "the fine history is the short one"
+
+
+def test_what_a_newer_evaluator_writes_is_passed_over(worlds: Any) -> None:
+    """During an upgrade a report may have fields that this gateway does not know: the page goes on without it."""
+    assert parsed(Report, worlds.report().model_dump_json().encode()) == worlds.report()
+    assert parsed(Report, b'{"seq": 1, "invented": true}') is None
+    line = Line()
+    line.extend([(b"5-0", {b"p": b'{"invented": 1}'}), (b"6-0", {b"p": b'{"time_ms": 1}'})], b"6-0", FINE)
+    assert [point.time_ms for point in line.points] == [1]
 
 
 def test_a_point_keeps_what_is_drawn_and_no_more(worlds: Any) -> None:
