@@ -17,6 +17,7 @@ from continual_gateway.deps import GatewayDeps
 from continual_gateway.fastpath import FastPath
 from continual_gateway.frontdoor import FrontDoor
 from continual_gateway.gateway import Gateway
+from continual_gateway.notices import Notifier
 from continual_gateway.pages.routes import mount_static, pages_router
 
 DESCRIPTION = "Ask, label, correct and steer image classifiers that keep learning. Inference speaks the Open Inference Protocol v2."
@@ -41,7 +42,9 @@ def create_app(deps: GatewayDeps) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with gateway.running():
+        url = gateway.settings.webhook_url
+        background = [Notifier(gateway, url).run()] if url else []
+        async with gateway.running(background):
             yield
 
     app = GatewayApp(

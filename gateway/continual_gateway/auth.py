@@ -77,7 +77,7 @@ class Authenticator:
 
     def token_of(self, text: str) -> Token | None:
         """Whose token this is. Compared by digest, so the time taken says nothing about the secret."""
-        return self._by_digest.get(hashlib.sha256(text.encode()).hexdigest()) if text else None
+        return self._by_digest.get(hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()) if text else None
 
     def _session(self, cookie: str) -> Principal | None:
         claims = self._verified(cookie, "session") if cookie else None
@@ -111,7 +111,7 @@ class Authenticator:
     def _verified(self, text: str, purpose: str) -> dict[str, Any] | None:
         payload, _, signature = text.partition(".")
         if len(text) > MAX_COOKIE_BYTES or not hmac.compare_digest(
-            _mac(self._key, purpose, payload).encode(), signature.encode()
+            _mac(self._key, purpose, payload).encode(), signature.encode("utf-8", "replace")
         ):
             return None
         claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(payload))
@@ -127,7 +127,7 @@ class Authenticator:
         """Errors: ForbiddenError when a browser's request does not carry its session's token. Programs with a token need none."""
         if principal.how == "token":
             return
-        if not hmac.compare_digest(self.csrf_token(principal).encode(), sent.encode()):
+        if not hmac.compare_digest(self.csrf_token(principal).encode(), sent.encode("utf-8", "replace")):
             raise ForbiddenError(
                 "does not belong to this session", field=CSRF_FIELD, remedy="load the page again and repeat"
             )
@@ -173,7 +173,7 @@ def _sign(key: bytes, purpose: str, name: str, expires: float) -> str:
 
 
 def _mac(key: bytes, purpose: str, text: str) -> str:
-    digest = hmac.new(key, f"{purpose}:{text}".encode(), hashlib.sha256).digest()
+    digest = hmac.new(key, f"{purpose}:{text}".encode("utf-8", "replace"), hashlib.sha256).digest()
     return base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -48,9 +48,9 @@ class Gateway:
         return self.deps.settings
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Background work for as long as the app lives."""
-        tasks = [asyncio.create_task(self.models.run(), name="models")]
+    async def running(self, background: Iterable[Coroutine[Any, Any, None]] = ()) -> AsyncIterator[None]:
+        """Background work for as long as the app lives: its own, and what it is given."""
+        tasks = [asyncio.create_task(work) for work in (self.models.run(), *background)]
         try:
             yield
         finally:

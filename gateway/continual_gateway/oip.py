@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -198,7 +199,7 @@ def _numbers(data: Any) -> bytes:
 
 
 def _files(tensor: dict[str, Any], shape: tuple[int, ...], data: bytes | None) -> ImageFiles:
-    count = int(np.prod(shape))
+    count = math.prod(shape)
     if count > MAX_IMAGES:
         raise _wrong("inputs[0].shape", list(shape), f"send at most {MAX_IMAGES} images at once")
     files = _base64(tensor.get("data")) if data is None else _length_prefixed(data)
