@@ -175,9 +175,13 @@ async def _streams(model: Model, status: Status, deps: Deps) -> Streams:
             routing_raw, config_raw, report_raw, progress_raw, enrolled = await pipe.execute()
         if not enrolled:  # before anything is made for it, and again where Redis forgot
             await enroll(model.uid, model.ref, deps)
+        routing = parse_routing(routing_raw) if routing_raw else None
+    except redis.ResponseError as error:
+        return Streams(problem=f"Redis refuses: {error}")
     except (redis.RedisError, OSError) as error:
         return Streams(problem=f"Redis does not answer: {error}")
-    routing = parse_routing(routing_raw) if routing_raw else None
+    except (ValueError, KeyError, TypeError, AttributeError):  # whatever somebody else may have written there
+        return Streams(problem=f"{keys.routing} in Redis is no routing table; delete the key, and it is written anew")
     foreign = routing.uid if routing is not None and routing.uid != model.uid else ""
     return Streams(
         routing=None if foreign else routing,

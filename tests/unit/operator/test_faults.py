@@ -184,6 +184,30 @@ def test_lost_data_does_not_keep_a_model_from_ready_for_ever(stage: Stage) -> No
     assert said(play) == ("True", "AsExpected")
 
 
+@pytest.mark.parametrize("rubbish", ["[]", "{", '{"gen": 1, "epochs": [{}]}', "null"])
+def test_a_routing_table_that_is_none_is_told_and_nothing_is_routed_by_it(stage: Stage, rubbish: str) -> None:
+    """Somebody wrote our key: Ready says which, nothing is decided meanwhile, and deleting the key puts it right."""
+    play = stage()
+    play.serve_first()
+    play.redis.set(play.keys.routing, rubbish)
+    play.look()
+    assert said(play) == ("False", "RedisUnavailable")
+    assert f"{play.keys.routing} in Redis is no routing table" in message(play)
+    play.redis.delete(play.keys.routing)
+    play.settle()
+    assert play.shares == {"v1": 10_000}
+
+
+def test_a_key_of_another_type_is_told_as_redis_says_it(stage: Stage) -> None:
+    """A report that is a string: WRONGTYPE, for this model only."""
+    play = stage()
+    play.serve_first()
+    play.redis.set(play.keys.report, "x")
+    play.look()
+    assert said(play) == ("False", "RedisUnavailable")
+    assert "WRONGTYPE" in message(play)
+
+
 def test_a_uid_that_redis_forgot_is_written_down_again(stage: Stage) -> None:
     """Else the sweeper would leave the keys of a model that is deleted after a FLUSHALL."""
     play = stage()
