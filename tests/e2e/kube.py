@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ import minio
 import redis
 from continual_clients.redis import connect_url
 from control_plane import MODELS, ControlPlane, tool
-from redis.exceptions import RedisError
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "charts/continual"
@@ -51,19 +51,36 @@ class Kube:
 
     def run(self, *command: str, seconds: float = 300, check: bool = True, stdin: str | None = None) -> str:
         """Standard output of one of our tools; a failure shows both outputs."""
-        environment = {
-            "PATH": os.environ["PATH"], "KUBECONFIG": str(self.plane.kubeconfig),
-            **{f"HELM_{kind}_HOME": str(self.plane.folder / "helm" / kind) for kind in ("CACHE", "CONFIG", "DATA")},
-            "HOME": str(self.plane.folder),
-        }  # fmt: skip
         done = subprocess.run(
-            [tool(command[0]), *command[1:]], env=environment, capture_output=True, text=True, timeout=seconds,
+            [tool(command[0]), *command[1:]], env=self.environment, capture_output=True, text=True, timeout=seconds,
             check=False, input=stdin, cwd=ROOT,
         )  # fmt: skip
         assert not check or done.returncode == 0, (
             f"`{' '.join(command)}` ended with {done.returncode}:\n{done.stdout}{done.stderr}"
         )
         return done.stdout + ("" if check else done.stderr)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Nothing of the user's own: no configuration, no cache."""
+        return {
+            "PATH": os.environ["PATH"], "KUBECONFIG": str(self.plane.kubeconfig), "HOME": str(self.plane.folder),
+            **{f"HELM_{kind}_HOME": str(self.plane.folder / "helm" / kind) for kind in ("CACHE", "CONFIG", "DATA")},
+        }  # fmt: skip
+
+    @contextlib.contextmanager
+    def watching(self, namespace: str) -> Iterator[Callable[[], str]]:
+        """`kubectl get ctm --watch` while the block runs; what it gives says what was printed so far."""
+        told = self.plane.folder / "watch.txt"
+        with told.open("w") as out:
+            command = [tool("kubectl"), "get", "ctm", "-n", namespace, "--watch"]
+            watch = subprocess.Popen(command, env=self.environment, stdout=out, stderr=out)
+            try:
+                until("the watch prints", told.read_text, 30)
+                yield told.read_text
+            finally:
+                watch.kill()
+                watch.wait()
 
     def kubectl(self, *arguments: str, seconds: float = 300, check: bool = True, stdin: str | None = None) -> str:
         return self.run("kubectl", *arguments, seconds=seconds, check=check, stdin=stdin)
@@ -133,13 +150,14 @@ class Kube:
         found = [one for one in self.status(namespace, name).get("conditions", []) if one["type"] == kind]
         return (found[0]["status"], found[0]["reason"]) if found else ("", "")
 
-    def capture(self, what: str, namespace: str) -> str:
+    def capture(self, what: str, namespace: str) -> None:
         """Keep what `kubectl get ctm` says at this moment."""
-        said = self.kubectl("get", "ctm", "-n", namespace)
-        self.captures.append(f"# {what}\n$ kubectl get ctm\n{said}")
+        self.keep(what, "kubectl get ctm", self.kubectl("get", "ctm", "-n", namespace))
+
+    def keep(self, what: str, command: str, said: str) -> None:
+        self.captures.append(f"# {what}\n$ {command}\n{said}")
         self.out.mkdir(parents=True, exist_ok=True)
         (self.out / "get-ctm.txt").write_text("\n".join(self.captures))
-        return said
 
     # Pods ------------------------------------------------------------------------------------------------------------------
 
@@ -189,13 +207,6 @@ class Kube:
 def is_ready(pod: dict[str, Any]) -> bool:
     conditions = pod["status"].get("conditions", [])
     return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
-
-
-def answers(client: redis.Redis) -> bool:
-    try:
-        return bool(client.ping())
-    except RedisError:
-        return False
 
 
 # When a test fails ------------------------------------------------------------------------------------------------------------

@@ -389,21 +389,30 @@ def add_breaker(kube: Kube) -> None:
 
 def test_a_flushed_redis_is_set_up_again_within_a_minute(kube: Kube) -> None:
     """FLUSHALL and FUNCTION FLUSH: Ready=False `StreamReset`, and predictions again within 60 seconds."""
-    flush = "redis-cli --user breaker --pass x --no-auth-warning flushall && redis-cli --user breaker --pass x --no-auth-warning function flush"
-    kube.kubectl("exec", "-n", HOME, f"{RELEASE}-redis-0", "-c", "redis", "--", "sh", "-c", flush)
+    client = "redis-cli --user breaker --pass x --no-auth-warning"
+    flush = (
+        "exec",
+        "-n",
+        HOME,
+        f"{RELEASE}-redis-0",
+        "-c",
+        "redis",
+        "--",
+        "sh",
+        "-c",
+        f"{client} flushall && {client} function flush",
+    )
     stream = Stream(kube.redis(HOME, "gateway"), ModelKeys(HOME, MODEL), lambda: status(kube))
     try:
-        stream.start(labelled_rate=IDLE_RATE)
-        until(
-            "the reset is in the status",
-            lambda: kube.condition(HOME, MODEL)[1] == "StreamReset",
-            60,
-            lambda: said(kube),
-        )
-        kube.capture("reset: Redis has lost its data", HOME)
-        until("predictions again", lambda: stream.answered > 0, 60 - stream.seconds(), lambda: said(kube))
+        with kube.watching(HOME) as told:
+            kube.kubectl(*flush)
+            stream.start(labelled_rate=IDLE_RATE)
+            until("the reset is in the status", lambda: "StreamReset" in told(), 60, told)
+            until("predictions again", lambda: stream.answered > 0, 60 - stream.seconds(), lambda: said(kube))
+            kube.keep("reset: Redis has lost its data and functions", "kubectl get ctm --watch", told())
     finally:
         stream.stop()
+    assert kube.condition(HOME, MODEL, "DataLoss") == ("True", "StreamReset")
     kube.kubectl("wait", "-n", HOME, "--for=condition=Ready", f"ctm/{MODEL}", "--timeout=120s", seconds=130)
 
 
