@@ -74,15 +74,23 @@ class ClusterWorld:
         return [str(model["metadata"]["name"]) for model in self.read_models()]
 
     def read_models(self) -> list[Document]:
+        return self._listed(self._collection)
+
+    def read_all_namespaces(self) -> list[Document]:
+        return self._listed(f"{GROUP_PATH}/continualmodels")
+
+    def _listed(self, path: str) -> list[Document]:
         items: list[Document] = []
         more = ""
         while True:
             query = [("limit", str(PAGE)), *([("continue", more)] if more else [])]
-            reply = self._request("GET", self._collection, query=query)
+            reply = self._request("GET", path, query=query)
             items += [_typed(item) for item in reply.get("items") or ()]
             more = str((reply.get("metadata") or {}).get("continue") or "")
             if not more:
-                return sorted(items, key=lambda item: str(item["metadata"]["name"]))
+                return sorted(
+                    items, key=lambda item: (str(item["metadata"]["namespace"]), str(item["metadata"]["name"]))
+                )
 
     def read_model(self, name: str) -> Document:
         return _typed(self._request("GET", self._path(name)))

@@ -43,6 +43,10 @@ class World(Protocol):
         """All models, by name."""
         ...
 
+    def read_all_namespaces(self) -> list[Document]:
+        """The models of the whole cluster, by namespace and name."""
+        ...
+
     def read_model(self, name: str) -> Document:
         """Errors: NotFoundError."""
         ...
@@ -107,6 +111,9 @@ class LocalWorld:
 
     def read_models(self) -> list[Document]:
         return [self.state.read_model(name) for name in self.state.model_names()]
+
+    def read_all_namespaces(self) -> list[Document]:
+        return self.read_models()
 
     def read_model(self, name: str) -> Document:
         return self.state.read_model(name)

@@ -301,6 +301,19 @@ def test_watch_prints_a_model_again_when_it_changes(control_plane: ControlPlane,
     assert watch.returncode == 130
 
 
+def test_all_namespaces_is_one_list_with_a_column_more(
+    run: Run, control_plane: ControlPlane, namespace: str, path: str
+) -> None:
+    """As `kubectl get -A`: models of other namespaces too, each named with its own."""
+    other = f"{namespace}-other"
+    assert control_plane.create("/api/v1/namespaces", {"metadata": {"name": other}}).ok
+    assert control_plane.apply(f"{MODELS.format(namespace=other)}/digits", digits(), manager="kubectl").ok
+    heads, *rows = (line.split() for line in run("get", "-A").stdout.splitlines())
+    assert heads[:2] == ["NAMESPACE", "NAME"]
+    assert {(namespace, "digits"), (other, "digits")} <= {(row[0], row[1]) for row in rows}
+    assert run("get", "digits", "-A").exit_code == 2
+
+
 def test_kubectl_finds_the_plug_in_and_means_its_own_cluster(
     control_plane: ControlPlane, namespace: str, path: str
 ) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
-from continual_contract.errors import NotFoundError
+from continual_contract.errors import NotFoundError, UsageError
 
 from continual_cli.document import condition, dig
 from continual_cli.output import Format, OutputOption, age, cell, dump, emit, json_line, note, print_table
@@ -26,6 +27,9 @@ def get(
     model: ModelArgument = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on, and print what changes.")] = False,
     interval: Annotated[float, typer.Option(help="Seconds between two looks with --watch.", min=0.1)] = 1.0,
+    all_namespaces: Annotated[
+        bool, typer.Option("--all-namespaces", "-A", help="Of the whole cluster, with a column for the namespace.")
+    ] = False,
     output: OutputOption = Format.table,
 ) -> None:
     """List the models: one line each, the same columns as `kubectl get continualmodels`.
@@ -37,21 +41,38 @@ def get(
       continual get --watch
       continual get digits -o json | jq .status.stable
     """
+    view = View(open_world(), model, everywhere=all_namespaces)
+    if model is not None and all_namespaces:
+        raise UsageError("names one model", field="MODEL", value=model, remedy="leave out the name or --all-namespaces")
     if watch:
-        watch_models(model, output, interval)
+        watch_models(view, output, interval)
         return
-    world = open_world()
-    documents = models_of(world, model)
+    documents = view.documents()
     if documents:
-        note_remark(world)
-    if model is not None:
-        emit(output, documents[0], GET_HEADS, map(get_row, documents))
-    else:
-        emit(output, documents, GET_HEADS, map(get_row, documents))
+        note_remark(view.world)
+    emit(output, documents if model is None else documents[0], view.heads, map(view.row, documents))
 
 
-def models_of(world: World, model: str | None) -> list[dict[str, Any]]:
-    return world.read_models() if model is None else [choose(world, model)]
+@dataclass(frozen=True, slots=True)
+class View:
+    """What `get` looks at: all models of a namespace, one of them, or those of the whole cluster."""
+
+    world: World
+    model: str | None
+    everywhere: bool
+
+    def documents(self) -> list[dict[str, Any]]:
+        if self.everywhere:
+            return self.world.read_all_namespaces()
+        return self.world.read_models() if self.model is None else [choose(self.world, self.model)]
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        return ("Namespace", *GET_HEADS) if self.everywhere else GET_HEADS
+
+    def row(self, document: dict[str, Any]) -> Row:
+        found = get_row(document)
+        return (dig(document, "metadata.namespace"), *found) if self.everywhere else found
 
 
 def get_row(document: dict[str, Any]) -> Row:
@@ -78,42 +99,43 @@ def accuracy(block: dict[str, Any]) -> str | None:
     return f"{value:.3f}" if isinstance(value, float) else value
 
 
-def watch_models(model: str | None, output: Format, interval: float) -> None:
+def watch_models(view: View, output: Format, interval: float) -> None:
     """Print rows as they change, until interrupted; a dashboard that redraws where there is a terminal."""
     if output is Format.table and sys.stdout.isatty():
-        watch_live(model, interval)
+        watch_live(view, interval)
     if output is Format.table:
-        print("  ".join(GET_HEADS).upper(), flush=True)
-    for document in changes(model, interval):
-        print(watched(output, document), flush=True)
+        print("  ".join(view.heads).upper(), flush=True)
+    for document in changes(view, interval):
+        print(watched(view, output, document), flush=True)
 
 
-def watched(output: Format, document: dict[str, Any]) -> str:
+def watched(view: View, output: Format, document: dict[str, Any]) -> str:
     if output is Format.table:
-        return "  ".join(map(cell, get_row(document)))
+        return "  ".join(map(cell, view.row(document)))
     return json_line(document) if output is Format.json else f"---\n{dump(output, document)}"
 
 
-def watch_live(model: str | None, interval: float) -> None:
+def watch_live(view: View, interval: float) -> None:
     from rich.live import Live
 
     from continual_cli.output import console, table
 
-    world = open_world()
     with Live(console=console(), auto_refresh=False) as live:
         while True:
-            live.update(table(GET_HEADS, map(get_row, models_of(world, model))), refresh=True)
+            live.update(table(view.heads, map(view.row, view.documents())), refresh=True)
             time.sleep(interval)
 
 
-def changes(model: str | None, interval: float) -> Iterator[dict[str, Any]]:
+def changes(view: View, interval: float) -> Iterator[dict[str, Any]]:
     """Each model as it is, then again whenever its resourceVersion changes."""
-    world, seen = open_world(), dict[str, str]()
+    seen: dict[tuple[str, str], str] = {}
     while True:
-        for document in models_of(world, model):
-            name, version = (str(dig(document, f"metadata.{key}")) for key in ("name", "resourceVersion"))
-            if seen.get(name) != version:
-                seen[name] = version
+        for document in view.documents():
+            namespace, name, version = (
+                str(dig(document, f"metadata.{key}")) for key in ("namespace", "name", "resourceVersion")
+            )
+            if seen.get((namespace, name)) != version:
+                seen[namespace, name] = version
                 yield document
         time.sleep(interval)
 
