@@ -19,15 +19,16 @@ TRAINING_MS = 420_000
 
 
 @pytest.fixture
-def camera(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Page, str], None]:
-    """`camera(page, name)`: the whole page as docs/images/dashboard-<name>.png, in at most 200 kB."""
+def camera(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., None]:
+    """`camera(page, name, height)`: the page as docs/images/dashboard-<name>.png, in at most 200 kB."""
     folder = Path(str(request.config.getoption("--screenshots")) or tmp_path)
     folder.mkdir(parents=True, exist_ok=True)
 
-    def take(page: Page, name: str) -> None:
+    def take(page: Page, name: str, height: int = 0) -> None:
+        """`height`: only so much from the top of the page; 0 is all of it."""
         page.mouse.move(0, 0)
         page.wait_for_function("[...document.images].every((image) => image.loading !== 'lazy' || image.complete)")
-        picture = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
+        picture = Image.open(io.BytesIO(page.screenshot(full_page=True, clip=clip_of(page, height)))).convert("RGB")
         for colours in (256, 128, 64, 32):
             buffer = io.BytesIO()
             picture.quantize(colours, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
@@ -37,6 +38,11 @@ def camera(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Page, st
         (folder / f"dashboard-{name}.png").write_bytes(buffer.getvalue())
 
     return take
+
+
+def clip_of(page: Page, height: int) -> Any:
+    width = page.evaluate("innerWidth")
+    return {"x": 0, "y": 0, "width": width, "height": height} if height else None
 
 
 @pytest.fixture
@@ -54,13 +60,13 @@ def stream(world: Any) -> Iterator[None]:
 def test_pictures_of_every_page_from_one_real_run(
     visitor: Any,
     as_role: Callable[..., Page],
-    camera: Callable[[Page, str], None],
+    camera: Callable[..., None],
     world: Any,
     digits: Any,
     stream: None,
 ) -> None:
     """Sign in, list, a canary under judgement, probation, an answer, a correction fixed, samples with their table, the label queue."""
-    camera(visitor.open("/signin"), "signin")
+    camera(visitor.open("/signin"), "signin", 420)
     page = as_role("admin")
     album(page, digits)
     page.set_viewport_size({"width": 1280, "height": 1500})  # pictures far below are loaded only when they come near
@@ -68,23 +74,24 @@ def test_pictures_of_every_page_from_one_real_run(
     page.set_viewport_size({"width": 1280, "height": 900})
     page.goto("/models/digits/queue")
     expect(page.locator("#item")).to_be_visible()
-    camera(page, "queue")
+    camera(page, "queue", 600)
     page.goto("/models/digits")
     page.wait_for_timeout(40_000)  # the curves need a past
     page.click("#head-retrain")
     expect(page.locator("#rollout .stops .now")).to_have_text(re.compile("10 %"), timeout=TRAINING_MS)
     page.wait_for_timeout(9_000)
-    page.reload()
+    page.goto("/models/digits")
     expect(page.locator("[data-chart=evidence] canvas")).to_be_visible()
+    camera(page, "overview", 1180)
     camera(page, "canary")
     page.goto("/")
     expect(page.locator("svg.spark")).to_be_visible()
-    camera(page, "models")
+    camera(page, "models", 300)
     small = as_role("viewer", width=390, dark=True)
     small.goto("/models/digits")
     expect(small.locator("[data-chart=accuracy] canvas")).to_be_visible()
     small.wait_for_timeout(1_000)
-    camera(small, "phone")
+    camera(small, "phone", 1500)
     promote(page)
     camera(page, "probation")
     world.wait("the end of the probation", world.settled, 240)
@@ -93,7 +100,7 @@ def test_pictures_of_every_page_from_one_real_run(
     dark.goto("/models/digits")
     expect(dark.locator("[data-chart=accuracy] canvas")).to_be_visible()
     dark.wait_for_timeout(1_000)
-    camera(dark, "dark")
+    camera(dark, "dark", 1180)
 
 
 def album(page: Page, digits: Any) -> None:
@@ -122,7 +129,7 @@ def promote(page: Page) -> None:
     page.wait_for_timeout(5_000)
 
 
-def correction(page: Page, digits: Any, camera: Callable[[Page, str], None]) -> None:
+def correction(page: Page, digits: Any, camera: Callable[..., None]) -> None:
     for index in range(900, 1100):
         one = digits(index, 34.0)
         page.goto("/models/digits/try")

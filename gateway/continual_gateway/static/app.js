@@ -129,6 +129,9 @@
   document.addEventListener("htmx:responseError", (event) => (event.detail.xhr.status === 401 ? location.reload() : isAway(event.detail.xhr.status >= 500)));
   document.addEventListener("htmx:afterRequest", (event) => { if (event.detail.successful) isAway(false); });
 
+  // what a verb was answered is said once, not again after a reload
+  if (new URLSearchParams(location.search).has("told")) history.replaceState(null, "", location.pathname + location.hash);
+
   tellTimes();
   setInterval(tellTimes, 1000);
   document.addEventListener("htmx:afterSettle", tellTimes);

@@ -153,11 +153,11 @@ def training_word(snapshot: Snapshot) -> str:
 
 
 def spark(points: Sequence[HistoryPoint], version: str) -> str:
-    """Accuracy of one version as a polyline; 70 % is the floor of the box unless it falls below."""
+    """Accuracy of one version as a polyline; the box reaches from a little below its lowest value to all right."""
     values = [value for _, value, _, _ in windowed(points, version, 50)][-60:]
     if len(values) < 2:
         return ""
-    low = min(0.7, *values)
+    low = max(0.0, min(values) - 0.03)
     step = SPARK_WIDTH / (len(values) - 1)
     shown = ((i * step, (1 - (v - low) / max(1 - low, 1e-9)) * (SPARK_HEIGHT - 4) + 2) for i, v in enumerate(values))
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in shown)

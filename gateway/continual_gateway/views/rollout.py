@@ -330,7 +330,9 @@ def _share(have: float, need: float) -> float:
 
 def _still_missing(checks: tuple[Check, ...]) -> Iterator[str]:
     for check in checks:
-        if check.state == "open":
+        if check.state == "open" and check.have == text.DASH:
+            yield f"{check.name.lower()}: {check.note}"
+        elif check.state == "open":
             yield f"{check.name.lower()}: {check.have} of {check.need.removeprefix('at least ')}"
 
 
