@@ -24,6 +24,7 @@ from continual_contract.keys import ModelKeys
 
 from continual_cli.local.paths import HOME_VARIABLE, NAMESPACE, Home
 from continual_cli.local.state import LocalState
+from continual_cli.where import TARGET_VARIABLE
 
 MODEL = "digits"
 BOOTSTRAP_KEY = "demo/bootstrap.npz"
@@ -157,4 +158,4 @@ class Installation:
         return None
 
     def _env(self) -> dict[str, str]:
-        return {**os.environ, HOME_VARIABLE: str(self.home.root), "OMP_NUM_THREADS": "1"}
+        return {**os.environ, HOME_VARIABLE: str(self.home.root), TARGET_VARIABLE: "local", "OMP_NUM_THREADS": "1"}

@@ -108,7 +108,8 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, digits: tuple[np.ndarra
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     monkeypatch.setenv("CONTINUAL_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("CONTINUAL_DATA", raising=False)
+    for name in ("CONTINUAL_DATA", "CONTINUAL_TARGET"):
+        monkeypatch.delenv(name, raising=False)
     return Home(tmp_path / "home").create()
 
 

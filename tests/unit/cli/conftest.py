@@ -21,7 +21,8 @@ Run = Callable[..., Any]
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     """An empty home that the command line under test uses."""
     monkeypatch.setenv("CONTINUAL_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("CONTINUAL_DATA", raising=False)
+    for name in ("CONTINUAL_DATA", "CONTINUAL_TARGET"):
+        monkeypatch.delenv(name, raising=False)
     return Home(tmp_path / "home").create()
 
 
