@@ -138,7 +138,7 @@ def test_a_model_that_is_applied_trains_and_becomes_ready(kube: Kube) -> None:
         told=lambda: said(kube),
     )
     kube.capture("training: the first version is being trained by a Job", HOME)
-    kube.kubectl("wait", "-n", HOME, "--for=condition=Ready", f"ctm/{MODEL}", "--timeout=300s", seconds=320)
+    kube.kubectl("wait", "-n", HOME, "--for=condition=Ready", f"ctm/{MODEL}", "--timeout=480s", seconds=500)
     kube.capture("ready: v1 serves", HOME)
     assert stable(kube) == "v1"
     assert [job["status"].get("succeeded") for job in kube.items("jobs", HOME, "continual.dev/component=trainer")] == [
@@ -424,7 +424,7 @@ def test_a_second_release_in_another_namespace_works_beside_the_first(kube: Kube
     kube.new_namespace("second")
     kube.install(RELEASE, "second", "--set", "crds.enabled=false")
     apply_patiently(kube, "second")
-    kube.kubectl("wait", "-n", "second", "--for=condition=Ready", f"ctm/{MODEL}", "--timeout=300s", seconds=320)
+    kube.kubectl("wait", "-n", "second", "--for=condition=Ready", f"ctm/{MODEL}", "--timeout=480s", seconds=500)
     for namespace in ("second", HOME):
         assert "Succeeded" in kube.run("helm", "test", RELEASE, "-n", namespace, "--timeout", "180s")
 
