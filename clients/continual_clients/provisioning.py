@@ -280,7 +280,10 @@ def look(env: Mapping[str, str]) -> list[str]:
 
 
 def keep(env: Mapping[str, str], stop: Event) -> None:
-    """Look again and again until told to stop; ready while the last look succeeded."""
+    """Look again and again until told to stop; ready for good once a look succeeded.
+
+    The store serves with what it has: a later look that fails must not take the pod, and the store with it, out of its Service.
+    """
     ready = Event()
     with HealthServer(env.get(names.HEALTH_ADDRESS, ""), ready=ready.is_set):
         wait = 0.0
@@ -288,7 +291,6 @@ def keep(env: Mapping[str, str], stop: Event) -> None:
             try:
                 look(env)
             except ContinualError as error:
-                ready.clear()
                 log.warning("not provisioned", extra={"error": error.describe()})
                 wait = RETRY_AFTER_SECONDS
             else:

@@ -13,6 +13,8 @@ from chart_rendering import PASSWORDS
 from chart_tools import until
 from continual_clients.redis import connect_url
 from continual_contract import settings
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 ADMIN_PASSWORD = "admin-of-the-test"
 ADMIN = f"user admin on #{hashlib.sha256(ADMIN_PASSWORD.encode()).hexdigest()} ~* &* +@all"
@@ -54,7 +56,9 @@ def start_with_users(server: Any, acl: Path) -> None:
 
     def answers() -> bool:
         try:
-            with closing(redis.Redis(port=server.port, username="admin", password=ADMIN_PASSWORD)) as client:
+            with closing(
+                redis.Redis(port=server.port, username="admin", password=ADMIN_PASSWORD, retry=Retry(NoBackoff(), 0))
+            ) as client:
                 return bool(client.ping())
         except redis.ConnectionError:
             return False

@@ -57,9 +57,11 @@ def namespace(plane: ControlPlane, request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def clean(plane: ControlPlane) -> Iterator[ControlPlane]:
-    """The CRD is cluster-wide and kept on purpose: each test begins without."""
+    """CRD and aggregated roles are cluster-wide, the CRD is kept on purpose: each test begins without."""
     yield plane
     plane.request("DELETE", CRD)
+    for role in ("view", "edit"):
+        plane.request("DELETE", f"/apis/rbac.authorization.k8s.io/v1/clusterroles/continualmodels-{role}")
     until("the CRD is gone", lambda: plane.get(CRD).code == 404)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from chart_releases import CRD, SMALL, Release
-from chart_rendering import COMPONENTS, HELMS, WORKERS, HelmError
+from chart_rendering import CHART, COMPONENTS, HELMS, WORKERS, HelmError, helm
 from chart_tools import new_namespace, until
 from control_plane import CRDS, ROOT, ControlPlane
 
@@ -132,7 +132,50 @@ def test_a_release_without_the_crd_says_so_in_its_notes(clean: ControlPlane, nam
     """crds.enabled=false where no release has brought it."""
     notes = Release(clean, namespace).install(SMALL | {"crds": {"enabled": False}})
     assert "WARNING: the CRD continualmodels.continual.dev is missing in this cluster" in notes
-    assert "WARNING: the namespace nowhere of modelNamespaces does not exist" not in notes
+    assert "WARNING" not in Release(clean, namespace).upgrade(SMALL)
+
+
+def test_an_editor_of_one_namespace_installs_a_further_release(clean: ControlPlane, namespace: str) -> None:
+    """No look at anything outside of the namespace is needed; and an editor may write ContinualModels, a viewer only read them."""
+    team = new_namespace(clean, f"{namespace}-own")
+    Release(clean, namespace).install()
+    people = f"/api/v1/namespaces/{team}/serviceaccounts"
+    tokens = {}
+    for person, roles in {"ann": ("admin", f"{namespace}-grants"), "bob": ("view",)}.items():
+        clean.create(people, {"metadata": {"name": person}})
+        tokens[person] = clean.create(f"{people}/{person}/token", {"spec": {}}).body["status"]["token"]
+        for role in roles:
+            bind(clean, team, person, role)
+    rules = [
+        {"apiGroups": ["continual.dev"], "resources": ["continualmodels/status"], "verbs": ["patch"]},
+        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create", "get", "patch"]},
+        {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"]},
+    ]
+    role = {"metadata": {"name": f"{namespace}-grants"}, "rules": rules}
+    assert clean.create("/apis/rbac.authorization.k8s.io/v1/clusterroles", role).ok
+    models = f"/apis/continual.dev/v1alpha1/namespaces/{team}/continualmodels"
+    until("both see models", lambda: all(clean.get(models, token=token).ok for token in tokens.values()))
+    assert clean.get(CRD, token=tokens["ann"]).code == 403
+    assert clean.request("POST", models, {}, token=tokens["bob"]).code == 403
+    assert clean.request("POST", models, {}, token=tokens["ann"]).code in {400, 422}
+    config = clean.folder / f"kubeconfig-{team}"
+    clean.write_kubeconfig(config, tokens["ann"])
+    values = SMALL | {"crds": {"enabled": False}}
+    assert "WARNING" not in helm(
+        "install", "continual", str(CHART), "--namespace", team, kubeconfig=config, values=values
+    )
+    helm("upgrade", "continual", str(CHART), "--namespace", team, kubeconfig=config, values=values)
+
+
+def bind(plane: ControlPlane, namespace: str, account: str, role: str) -> None:
+    """Give a service account of the namespace a cluster role within it."""
+    binding = {
+        "metadata": {"name": f"{account}-{role}"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+        "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": namespace}],
+    }
+    answer = plane.create(f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/rolebindings", binding)
+    assert answer.ok, answer.message
 
 
 def test_the_commands_of_the_notes_work_when_pasted(clean: ControlPlane, namespace: str) -> None:

@@ -106,6 +106,16 @@ priorityClassName: {{ . }}
 {{- end }}
 {{- end }}
 
+{{/* (list $ "gateway") → replicas on different nodes where there are several. */}}
+{{- define "continual.spread" -}}
+topologySpreadConstraints:
+  - maxSkew: 1
+    topologyKey: kubernetes.io/hostname
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels: {{- include "continual.selector" . | nindent 8 }}
+{{- end }}
+
 {{/* Connections ---------------------------------------------------------------------------------------------------------- */}}
 
 {{- define "continual.redis.url" -}}
