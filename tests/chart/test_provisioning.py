@@ -165,14 +165,20 @@ def test_what_somebody_changed_is_mended(bucket: Bucket) -> None:
     assert bucket.provision(rotated) == []
 
 
-def test_the_process_is_ready_once_all_is_made(bucket: Bucket, tmp_path: Path) -> None:
-    """As the chart starts it: root and key pairs as mounted files, readiness over HTTP, an end when told."""
+def test_the_process_is_ready_once_all_is_made_and_stays_so(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As the chart starts it: mounted files, readiness over HTTP, an end when told. A later look that fails takes no store from its Service."""
+    monkeypatch.setattr(provisioning, "LOOK_EVERY_SECONDS", 0.05)
     environment = mounted(tmp_path, bucket)
     stop = Event()
     thread = Thread(target=provisioning.keep, args=(environment, stop))
     thread.start()
     try:
         until("it is ready", lambda: (probe(environment["HEALTH_ADDRESS"]) or (0,))[0] == 200)
+        (tmp_path / "root/user").unlink()
+        until("a look failed", lambda: "not provisioned" in caplog.messages)
+        assert (probe(environment["HEALTH_ADDRESS"]) or (0,))[0] == 200
     finally:
         stop.set()
         thread.join(20)
