@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import Any
 
 from continual_operator import __main__ as operator
-from continual_operator import loop, reconcile, rollout
+from continual_operator import loop, observe, reconcile, rollout
 from continual_operator.converge import converge
 from continual_operator.decide import Plan, decide
 from continual_operator.kubernetes import installed
@@ -63,6 +63,16 @@ def rushing() -> None:
     loop.back_off = lambda *_: timedelta(seconds=0.1)
 
 
+def listing_once() -> None:
+    """Everything is listed at the start, and never again."""
+    loop.RESYNC_EVERY = timedelta(hours=1)
+
+
+def adopting() -> None:
+    """Whatever has the right name is ours."""
+    observe._is_ours = lambda *_: True
+
+
 def impatient() -> None:
     """A version's pods have eight seconds to become Ready."""
     rollout.START_LIMIT = timedelta(seconds=8)
@@ -73,17 +83,10 @@ def ignoring_the_installed_crd() -> None:
     installed.missing_fields = lambda _: ()  # type: ignore[attr-defined]  # what the check calls
 
 
-MUTATIONS = {
-    mutation.__name__: mutation
-    for mutation in (
-        acting_before_recording,
-        telling_the_time,
-        leading_for_ever,
-        rushing,
-        impatient,
-        ignoring_the_installed_crd,
-    )
-}
+ALL = (
+    acting_before_recording, telling_the_time, leading_for_ever, rushing, listing_once, adopting, impatient,
+)  # fmt: skip
+MUTATIONS = {mutation.__name__: mutation for mutation in ALL}
 
 if __name__ == "__main__":
     MUTATIONS[sys.argv[1]]()

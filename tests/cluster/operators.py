@@ -36,7 +36,7 @@ PATHS = {
 }
 
 
-def until(claim: str, holds: Callable[[], Any], seconds: float = 30) -> Any:
+def until(claim: str, holds: Callable[[], Any], seconds: float = 60) -> Any:
     """The value, once another process has made it true; fails with the claim."""
     deadline = time.monotonic() + seconds
     while not (value := holds()):

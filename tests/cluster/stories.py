@@ -21,7 +21,7 @@ from typing import Any, Self
 
 from continual_clients.objectstore import open_store
 from continual_clients.registry import Registry
-from continual_contract.artifacts import StoreLayout, TrainingInputs, TrainingOutcome
+from continual_contract.artifacts import InputShape, StoreLayout, TrainingInputs, TrainingOutcome
 from continual_contract.config import EvaluatorConfig
 from continual_contract.keys import ModelKeys
 from continual_contract.report import ShardRef
@@ -104,11 +104,12 @@ class Story:
 
     @contextlib.contextmanager
     def on_stage(self) -> Iterator[Self]:
-        """Proxies and an account; the operator is started by the first wait, and gone afterwards."""
+        """Proxies and an account; the operator is started by the first wait, and gone afterwards with all models."""
         with contextlib.ExitStack() as stack:
             self.api = stack.enter_context(ApiProxy(self.plane, self.gate))
             self.data = stack.enter_context(RedisProxy(self.redis_port, self.gate))
             self.kubeconfig = operator_account(self.plane, self.namespace, proxy=self.api.url)
+            stack.callback(self.plane.request, "DELETE", MODELS.format(namespace=self.namespace))
             stack.callback(self._close)
             yield self
 
@@ -216,6 +217,16 @@ class Story:
         ended = {"metadata": {"annotations": {"tests/exit": code}}}
         assert self.plane.merge(f"{PATHS['Pod'].format(self.namespace)}/{pod}", ended).ok
         self.wait("its end is known", lambda: self.block("training").get("state") == "Succeeded", self.look)
+
+    def published(self) -> tuple[str, str]:
+        """Key and digest of a checkpoint that any model may import."""
+        inputs = TrainingInputs(
+            namespace=self.namespace, model="elsewhere", mode="bootstrap", architecture="mlp",
+            input=InputShape(height=8, width=8, channels=1), classes=tuple(map(str, range(10))),
+        )  # fmt: skip
+        registry = Registry(self.store, StoreLayout(self.namespace, "elsewhere"))
+        digest = registry.publish(played_manifest(registry, inputs))
+        return registry.layout.manifest(digest), digest
 
     def trainer(self) -> str:
         """Name of the running pod of the training in flight."""

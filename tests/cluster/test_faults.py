@@ -6,6 +6,7 @@ them must have come to. Beside a scene stands the same one with its protection r
 
 from __future__ import annotations
 
+import secrets
 import signal
 import threading
 import time
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 from continual_operator.kubernetes.patches import merge_patch
 from control_plane import MODELS, ControlPlane
-from operators import PATHS, OperatorProcess, digits, objects, operator_account, until
+from operators import PATHS, OperatorProcess, chart_rights, digits, objects, operator_account, until
 from proxy import ApiProxy, Call, Reply
 from stories import Story
 
@@ -98,16 +99,21 @@ def _idle(story: Story, seconds: float) -> Silence:
         evaluator = threading.Thread(target=_evaluate, args=(story, stop))
         evaluator.start()
         try:
+            story.report()
             _until_silent(story)
             status, before, versions, end = story.status(), len(story.changes()), set[str](), time.monotonic() + seconds
             while time.monotonic() < end:
                 versions.add(story.model()["metadata"]["resourceVersion"])
                 time.sleep(1)
             writes = [f"{e['verb']} {e['objectRef']['resource']}" for e in story.changes()[before:]]
-            return Silence(writes, versions, merge_patch(status, story.status()))
+            return Silence(writes, versions, merge_patch(_by_type(status), _by_type(story.status())))
         finally:
             stop.set()
             evaluator.join()
+
+
+def _by_type(status: dict[str, Any]) -> dict[str, Any]:
+    return status | {"conditions": {c["type"]: c for c in status["conditions"]}}
 
 
 def _evaluate(story: Story, stop: threading.Event) -> None:
@@ -117,10 +123,10 @@ def _evaluate(story: Story, stop: threading.Event) -> None:
 
 
 def _until_silent(story: Story) -> None:
-    """Numbers are written at most every ten seconds: the last of the start may be late."""
+    """An idle model is looked at every fifteen seconds: the last numbers of the start may be late."""
 
     def is_silent() -> bool:
-        return time.monotonic() - story.gate.last_change > 12
+        return time.monotonic() - story.gate.last_change > 17
 
     story.wait("it falls silent", is_silent)
 
@@ -268,6 +274,7 @@ def _cut_off(scenes: Scenes, mutation: str, lease: float) -> Takeover:
         finally:
             for operator in operators:
                 operator.close()
+            plane.request("DELETE", MODELS.format(namespace=namespace))
 
 
 @scene
@@ -311,6 +318,120 @@ def test_without_the_deadline_two_would_act(outcome: Takeover) -> None:
     """Mutation check: neither watchdog nor fence."""
     assert outcome.first_acted_late > 0
     assert not _is_clean(outcome)
+
+
+# O5: stale and missed events ------------------------------------------------------------------------------------------------
+
+
+def _deaf(story: Story) -> float:
+    """Every watch goes on and tells nothing any more: seconds until a change is applied."""
+    with story.on_stage():
+        story.create()
+        story.settle()
+        story.api.drops = lambda _: True
+        began = time.monotonic()
+        assert story.plane.merge(f"{story.path}/scale", {"spec": {"replicas": 2}}).ok
+        try:
+            story.wait("it is applied", lambda: story.deployments()[f"{story.name}-v1"]["spec"]["replicas"] == 2)
+        except AssertionError:
+            return float("inf")
+        return time.monotonic() - began
+
+
+@scene
+def deaf(scenes: Scenes) -> float:
+    return _deaf(scenes.story())
+
+
+@scene
+def deaf_and_without_lists(scenes: Scenes) -> float:
+    return _deaf(scenes.story("listing_once"))
+
+
+@pytest.mark.long
+@pytest.mark.scene("deaf")
+def test_what_no_watch_tells_is_applied_within_a_minute(outcome: float) -> None:
+    """O5: a frozen watch costs the time until the next list, and nothing else."""
+    print(f"applied {outcome:.0f} s after the change")
+    assert outcome <= 65
+
+
+@pytest.mark.long
+@pytest.mark.scene("deaf_and_without_lists")
+def test_without_lists_it_would_never_be_applied(outcome: float) -> None:
+    """Mutation check."""
+    assert outcome == float("inf")
+
+
+@dataclass
+class Heir:
+    """A child that an earlier resource of the same name left behind, and who followed."""
+
+    touched: int
+    """Changes to it by the operator."""
+    owner_is_new: bool
+    same_object: bool
+
+
+def _heritage(story: Story) -> Heir:
+    """The earlier child is held by a finalizer, so that garbage collection cannot be quick."""
+    name = f"{story.name}-evaluator"
+    path = f"{PATHS['Deployment'].format(story.namespace)}/{name}"
+    owner = {
+        "apiVersion": "continual.dev/v1alpha1", "kind": "ContinualModel", "name": story.name, "controller": True,
+        "uid": "00000000-0000-4000-8000-000000000000",
+    }  # fmt: skip
+    marks = {"continual.dev/model": story.name, "continual.dev/component": "evaluator"}
+    pod = {"metadata": {"labels": marks}, "spec": {"containers": [{"name": "evaluator", "image": "old"}]}}
+    old = {
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": name, "labels": marks, "ownerReferences": [owner], "finalizers": ["tests.continual.dev/hold"]},
+        "spec": {"replicas": 1, "selector": {"matchLabels": marks}, "template": pod},
+    }  # fmt: skip
+    with story.on_stage():
+        uid = story.plane.apply(path, old).body["metadata"]["uid"]
+        assert story.plane.apply(story.path, digits(story.name)).ok
+        story.wait("a training runs", story.trainer)
+        story.settle()
+        touched = len(_patched(story, name))
+        assert story.plane.merge(path, {"metadata": {"finalizers": None}}).ok
+        new = story.wait("there is one of its own", lambda: _owned(story, name), story.look)
+        return Heir(touched, owner_is_new=True, same_object=new == uid)
+
+
+def _patched(story: Story, name: str) -> list[Any]:
+    return [
+        e for e in story.changes() if e["objectRef"].get("name") == name and e["objectRef"]["resource"] == "deployments"
+    ]
+
+
+def _owned(story: Story, name: str) -> str:
+    """Uid of the child, if the model owns it."""
+    found, model = story.deployments().get(name, {}), story.model()["metadata"]["uid"]
+    owners = found.get("metadata", {}).get("ownerReferences", ())
+    return str(found["metadata"]["uid"]) if any(o["uid"] == model for o in owners) else ""
+
+
+@scene
+def heritage(scenes: Scenes) -> Heir:
+    return _heritage(scenes.story())
+
+
+@scene
+def heritage_adopted(scenes: Scenes) -> Heir:
+    return _heritage(scenes.story("adopting"))
+
+
+@pytest.mark.scene("heritage")
+def test_a_child_of_an_earlier_resource_of_that_name_is_waited_for_and_not_adopted(outcome: Heir) -> None:
+    """O5: untouched as long as it is there; then there is another one."""
+    assert outcome == Heir(touched=0, owner_is_new=True, same_object=False)
+
+
+@pytest.mark.scene("heritage_adopted")
+def test_without_a_look_at_the_owner_it_would_be_taken_over(outcome: Heir) -> None:
+    """Mutation check."""
+    assert outcome.touched > 0
 
 
 # O6: storms -----------------------------------------------------------------------------------------------------------------
@@ -455,38 +576,124 @@ def test_what_was_deleted_while_no_operator_ran_is_swept_within_two_minutes(outc
     assert outcome <= 120
 
 
+@dataclass
+class Refusal:
+    """An operator for two namespaces, one of which refuses it."""
+
+    kept: bool
+    """What a deleted model left stays as long as nobody can say which models live."""
+    swept: bool
+    """Once the rights are there."""
+
+
 @scene
-def whole_namespace_deleted(scenes: Scenes) -> float:
-    """An operator for all namespaces; one of them is deleted with its models. Seconds until nothing is left of them."""
-    plane, home = scenes.plane, scenes.story()
-    story = scenes.story()
-    account = operator_account(plane, home.namespace, settings=("clusterWide=true",))
-    operator = OperatorProcess(
-        home.namespace, scenes.folder, account, home.namespace, scenes.redis.url, CONTINUAL_WATCH_NAMESPACES="*",
-        CONTINUAL_INSTALLATION=story.namespace, CONTINUAL_LEASE_SECONDS="60",
-    )  # fmt: skip
-    try:
-        story.operator = operator
+def namespace_without_rights(scenes: Scenes) -> Refusal:
+    """The model is served in the namespace that has the Role; then it is deleted, then the other namespace gets its Role."""
+    story, other = scenes.story(), scenes.plane.new_namespace(f"closed-{secrets.token_hex(4)}")
+    story.environment["CONTINUAL_WATCH_NAMESPACES"] = f"{other},{story.namespace}"
+    with story.on_stage():
         story.create()
-        assert plane.request("DELETE", f"/api/v1/namespaces/{story.namespace}").ok
+        assert story.plane.request("DELETE", story.path).ok
+        assert story.operator is not None
+        operator = story.operator
+        story.wait("it was tried", lambda: any("403" in line["error"] for line in operator.lines("sweep failed")))
+        kept = bool(story.left())
+        for manifest in chart_rights(story.namespace, f"modelNamespaces={{{other}}}"):
+            if manifest["metadata"].get("namespace") == other:
+                path = f"{PATHS[manifest['kind']].format(other)}/{manifest['metadata']['name']}"
+                assert story.plane.apply(path, manifest).ok
+        story.wait("nothing is left", lambda: not story.left(), patience=120)
+        return Refusal(kept, swept=True)
+
+
+@pytest.mark.scene("namespace_without_rights")
+def test_a_namespace_that_refuses_the_operator_stops_neither_the_others_nor_loses_anything(outcome: Refusal) -> None:
+    """O7 and O9: a namespace that was deleted with its Role costs the others nothing; nothing is swept while it might be there."""
+    assert outcome == Refusal(kept=True, swept=True)
+
+
+# O8: the truth -------------------------------------------------------------------------------------------------------------
+
+
+@scene
+def workers_dead(scenes: Scenes) -> tuple[float, str]:
+    """All pods of the stable version stop being Ready: seconds until the resource says so, and its reason."""
+    story = scenes.story()
+    with story.on_stage():
+        story.create()
+        conditions = [{"type": kind, "status": "False"} for kind in ("Ready", "ContainersReady")]
+        for pod in objects(story.plane, "Pod", story.namespace):
+            path = f"{PATHS['Pod'].format(story.namespace)}/{pod['metadata']['name']}/status"
+            assert story.plane.request(
+                "PATCH", path, {"status": {"conditions": conditions}},
+                content_type="application/strategic-merge-patch+json",
+            ).ok  # fmt: skip
         began = time.monotonic()
-        with_remains = lambda: f"nothing is left: {story.left()}"
-        deadline = time.monotonic() + 120
-        while story.left():
-            assert time.monotonic() < deadline, with_remains()
-            time.sleep(0.2)
-        return time.monotonic() - began
-    finally:
-        operator.close()
-        for kind in ("ClusterRoleBinding", "ClusterRole"):
-            assert plane.request("DELETE", f"{PATHS[kind]}/{home.namespace}-continual-operator").ok
+        story.wait("it says so", lambda: story.condition("Ready") == "False")
+        return time.monotonic() - began, story.whole_condition("Ready")["reason"]
 
 
-@pytest.mark.scene("whole_namespace_deleted")
-def test_one_operator_serves_all_namespaces_and_a_deleted_one_leaves_nothing(outcome: float) -> None:
-    """O7 and CONTINUAL_WATCH_NAMESPACES=*: with the chart's ClusterRole a model anywhere is trained and served; its namespace goes, and all of it."""
-    print(f"nothing left {outcome:.0f} s after the namespace was deleted")
-    assert outcome <= 120
+@pytest.mark.scene("workers_dead")
+def test_a_model_without_workers_says_so_within_half_a_minute(outcome: tuple[float, str]) -> None:
+    """O8: `kubectl get ctm` does not show a model as Ready that answers nobody."""
+    print(f"Ready=False {outcome[0]:.1f} s after the last worker")
+    assert outcome[0] <= 30
+    assert outcome[1] == "NoReadyPods"
+
+
+# O9: one among many --------------------------------------------------------------------------------------------------------
+
+MANY = 200
+
+
+@scene
+def one_among_many(scenes: Scenes) -> tuple[int, set[str], str]:
+    """A model that cannot be imported, and one whose spec cannot be followed, among two hundred; returns how many others are Ready, which of
+    them were written in half a minute afterwards, and what the bad ones say."""
+    story = scenes.story()
+    models = MODELS.format(namespace=story.namespace)
+    key, digest = story.published()
+    wrong = {"schedule": "0 3 * * *", "timeZone": "Europe/Nowhere"}
+    with story.on_stage():
+        for number in range(MANY):
+            name = f"model-{number:03d}"
+            checkpoint = {"objectKey": key, "digest": "sha256:" + "0" * 64 if number == 1 else digest}
+            retraining = {"triggers": [wrong]} if number == 2 else {}
+            spec = {"serving": {"replicas": 1}, "bootstrap": {"checkpoint": checkpoint}, "retraining": retraining}
+            assert story.plane.apply(f"{models}/{name}", digits(name, **spec)).ok
+        good = [f"model-{number:03d}" for number in range(MANY) if number not in {1, 2}]
+        story.wait("the others are Ready", lambda: _ready(story) >= set(good), patience=400)
+        story.wait("they are silent", lambda: time.monotonic() - story.gate.last_change > 12, patience=120)
+        before = _versions(story)
+        time.sleep(30)
+        after = _versions(story)
+        bad = " ".join(str(story.plane.get(f"{models}/model-00{n}").body["status"]["conditions"]) for n in (1, 2))
+        return len(_ready(story) & set(good)), {name for name in good if before[name] != after[name]}, bad
+
+
+def _versions(story: Story) -> dict[str, str]:
+    return {
+        m["metadata"]["name"]: m["metadata"]["resourceVersion"]
+        for m in objects(story.plane, "ContinualModel", story.namespace)
+    }
+
+
+def _ready(story: Story) -> set[str]:
+    return {
+        m["metadata"]["name"]
+        for m in objects(story.plane, "ContinualModel", story.namespace)
+        if any(c["type"] == "Ready" and c["status"] == "True" for c in m.get("status", {}).get("conditions", ()))
+    }
+
+
+@pytest.mark.long
+@pytest.mark.scene("one_among_many")
+def test_a_bad_resource_hurts_only_itself(outcome: tuple[int, set[str], str]) -> None:
+    """O9: all others serve and are left in peace; the bad ones say what is wrong with them."""
+    ready, written, bad = outcome
+    assert (ready, written) == (MANY - 2, set())
+    assert "Europe/Nowhere" in bad
+    assert "digest" in bad
 
 
 # O10: what becomes of bad pods ----------------------------------------------------------------------------------------------
@@ -604,8 +811,7 @@ def failed_and_deleted(scenes: Scenes) -> Training:
         assert story.plane.merge(f"{PATHS['Pod'].format(story.namespace)}/{pod}", failed).ok
         story.wait("the failure is counted", lambda: _job(story).get("status", {}).get("failed") == 1)
         limits = [_job(story)["spec"]["backoffLimit"]]
-        story.look()
-        story.settle()
+        story.wait("it is known", lambda: story.block("training").get("jobFailures") == 1, story.look)
         uid = _job(story)["metadata"]["uid"]
         pods = {p["metadata"]["name"] for p in objects(story.plane, "Pod", story.namespace)}
         _delete_jobs(story)
