@@ -1,6 +1,7 @@
 """A real `continual local up`, its gateway, and Debian's Chromium: what a person has before them.
 
-One world serves all tests of a run: the model is trained once. Every page is watched: an error on its console, an answer that is
+One world serves all tests of a module: the model is trained once, and ends with the module, as the browser's own event loop does, so that
+no later test runs beside it. Every page is watched: an error on its console, an answer that is
 neither success nor asked for, or a request to another host fails the test that opened it.
 """
 
@@ -103,7 +104,7 @@ class World:
         return not any(status.get(name) for name in ("canary", "probation", "waiting"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """digits-fast with a window long enough for a person to label in, trained and serving."""
     folder = tmp_path_factory.mktemp("browser")
@@ -156,7 +157,7 @@ class Door:
     tokens: dict[str, str]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def door(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
     """A second gateway on the same home, as a replica would be, with a viewer, a labeler and an admin."""
     folder = tmp_path_factory.mktemp("door")
@@ -208,13 +209,13 @@ def _answers(port: int) -> bool:
 # The browser ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def playwright() -> Iterator[Playwright]:
     with sync_playwright() as driver:
         yield driver
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(playwright: Playwright) -> Iterator[Browser]:
     expect.set_options(timeout=30_000)
     assert Path(CHROMIUM).exists(), "chromium is not installed: run `hack/setup chromium`"
@@ -344,7 +345,7 @@ def digits() -> Callable[..., Digit]:
 # Traffic --------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def traffic(world: World) -> None:
     """Two hundred labelled requests, counted by the evaluator."""
     world.verb("produce", "digits", "--rate", "60", "--count", "200", "--labels-after", "0.5")
