@@ -166,6 +166,7 @@ def test_a_model_at_rest_is_not_written_for_two_minutes(outcome: Silence) -> Non
     assert len(outcome.versions) == 1
 
 
+@pytest.mark.long
 @pytest.mark.scene("idle_with_a_clock_in_its_status")
 def test_a_number_that_changes_by_itself_would_be_seen(outcome: Silence) -> None:
     """Mutation check: a status that holds the time is written again and again."""
@@ -313,6 +314,7 @@ def test_a_takeover_takes_less_than_half_a_minute(outcome: Takeover) -> None:
     assert outcome.seconds <= 30
 
 
+@pytest.mark.long
 @pytest.mark.scene("leader_that_ignores_its_deadline")
 def test_without_the_deadline_two_would_act(outcome: Takeover) -> None:
     """Mutation check: neither watchdog nor fence."""
@@ -428,6 +430,7 @@ def test_a_child_of_an_earlier_resource_of_that_name_is_waited_for_and_not_adopt
     assert outcome == Heir(touched=0, owner_is_new=True, same_object=False)
 
 
+@pytest.mark.long
 @pytest.mark.scene("heritage_adopted")
 def test_without_a_look_at_the_owner_it_would_be_taken_over(outcome: Heir) -> None:
     """Mutation check."""
@@ -502,6 +505,7 @@ def test_an_api_server_in_trouble_is_asked_ten_times_a_second_at_most(outcome: S
     assert outcome.converged
 
 
+@pytest.mark.long
 @pytest.mark.scene("storm_without_a_pace")
 def test_without_a_pace_it_would_be_asked_more(outcome: Storm) -> None:
     """Mutation check: neither the common pace nor the pause between the looks at one model."""
@@ -760,6 +764,7 @@ def test_a_version_that_never_becomes_ready_is_dropped(outcome: Fate) -> None:
     assert outcome.reason == "CanaryNotReady"
 
 
+@pytest.mark.long
 @pytest.mark.scene("no_image")
 def test_a_version_whose_image_cannot_be_pulled_is_dropped(outcome: Fate) -> None:
     """O10: with the reason that the kubelet names."""

@@ -141,21 +141,6 @@ def test_a_wrong_spec_is_told_and_a_corrected_one_goes_on(world: World) -> None:
     assert corrected["status"] == "True"
 
 
-def test_a_model_deleted_while_no_operator_ran_is_swept_at_the_start(world: World) -> None:
-    """No finalizer: deleting ends at once, and what is left in Redis goes when an operator comes back (O7)."""
-    first = world.start("a")
-    world.put(digits())
-    until("it is in Redis", world.keys)
-    first.signal(signal.SIGKILL)
-    first.process.wait(20)
-    assert world.plane.request("DELETE", world.lease).ok  # else its successor waits for its duration
-    world.delete("digits")
-    until("deleting ends without an operator", lambda: not world.jobs())
-    assert world.keys()
-    world.start("b")
-    until("keys are swept", lambda: not world.keys(), 60)
-
-
 def test_a_stopped_leader_is_followed_and_ends_when_it_wakes(world: World) -> None:
     """O4: SIGSTOP, takeover within the lease's duration and a little, SIGCONT: the old one ends without having written anything."""
     first = world.start("a")
