@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import threading
+import time
 from contextlib import closing, suppress
 from typing import Any
 
@@ -284,6 +285,37 @@ def test_without_a_password_or_with_a_wrong_one_nothing_is_answered(users: Users
         assert probe.ping()
         with pytest.raises(redis.exceptions.NoPermissionError):
             probe.get(KEYS.routing)
+
+
+def written(users: Users) -> dict[bytes, Any]:
+    """Everything in the server: entries of streams (their groups count reads anew after a restart), dumps of the rest."""
+    admin = users.connect("admin")
+    streams = {key.encode() for key in (KEYS.requests, KEYS.predictions)}
+    return {key: repr(admin.xrange(key)) if key in streams else admin.dump(key) for key in admin.keys("*")}
+
+
+@pytest.mark.parametrize("kill", [False, True])
+def test_what_functions_wrote_survives_a_restart(users: Users, kill: bool) -> None:
+    """Redis replays its append-only file as the default user, transactions under its rights: off for people, it must be allowed everything."""
+    work_a_little(users)
+    before = written(users)
+    assert {KEYS.requests.encode(), KEYS.routing.encode(), KEYS.predictions.encode()} <= set(before)
+    time.sleep(1.1 if kill else 0)  # appendfsync everysec: what is older than a second is on the disk
+    users.server.restart(kill9=kill)
+    assert written(users) == before
+    assert "NOPERM" not in (users.server.dir / "redis.log").read_text()
+    assert not ensure_functions(users.connect("operator"))
+
+
+def test_a_default_user_without_rights_would_lose_it(users: Users) -> None:
+    """Mutation check: `user default off` alone, as it is usually written."""
+    acl = users.folder / "users.acl"
+    acl.write_text(acl.read_text().replace("user default off ~* &* +@all", "user default off"))
+    users.server.restart()
+    work_a_little(users)
+    assert KEYS.predictions.encode() in written(users)
+    users.server.restart()
+    assert KEYS.predictions.encode() not in written(users)
 
 
 def test_redis_starts_as_the_chart_starts_it(users: Users) -> None:

@@ -252,10 +252,10 @@ def mounted_secrets(pod: Manifest) -> set[str]:
 
 
 def test_the_acl_file_holds_hashes_and_no_password() -> None:
-    """One line per component; the default user is off; nobody may do everything."""
+    """One line per component; the default user is off (its rights are for replaying the append-only file); nobody else may do everything."""
     acl = users_acl()
     lines = acl.splitlines()
-    assert lines[0] == "user default off"
+    assert lines[0] == "user default off ~* &* +@all"
     assert [line.split()[1] for line in lines[1:]] == ["probe", *COMPONENTS]
     assert "password-of-" not in acl
     for line in lines[2:]:

@@ -41,6 +41,7 @@ A test runs every component under its user, and tries what each must not do.
     "(-@all ~ctm:{*}:answers:* +hget +hmget +hgetall +hexists +hrandfield +hdel)"
     "(-@all ~ctm:{*}:seen:* +get +mget +set)"
     "(-@all ~ctm:ticket:* +set)"
+    "(-@all ~ctm:{*}:notices +hsetnx +exists +expire)"
     "(-@all %R~ctm:{*}:history* +xrange +xrevrange)"
     "(-@all ~ctm:{*}:audit +xadd +xrevrange)"
     "(-@all ~ctm:{*}:corrections ~ctm:{*}:correction:* ~ctm:{*}:ingested ~ctm:{*}:ingested:rows ~ctm:{*}:labelled +hset +hget +hmget +hgetall +hvals +hdel +expire +del +zadd +zrem +zrange +zrevrange +zcard +zmscore +zremrangebyscore +zremrangebyrank)"
