@@ -28,7 +28,7 @@ from operators import ACCOUNT, chart_rights, digits, farewells, operator_account
 Right = tuple[str, str, str]
 """Group, resource, verb."""
 MARKS = {labels.MODEL: "digits", labels.COMPONENT: labels.INFERENCE, labels.VERSION: "v1"}
-POD = {
+POD: Manifest = {
     "metadata": {"labels": MARKS},
     "spec": {"restartPolicy": "Always", "containers": [{"name": "c", "image": "none"}]},
 }
@@ -130,9 +130,10 @@ class Exercise:
 
 def without(role: Manifest, right: Right | None) -> None:
     """Take one verb on one resource away."""
-    for rule in role["rules"] if right else ():
-        if right[0] in rule["apiGroups"] and right[1] in rule["resources"] and right[2] in rule["verbs"]:
-            rule["verbs"].remove(right[2])
+    group, resource, verb = right or ("", "", "")
+    for rule in role["rules"]:
+        if group in rule["apiGroups"] and resource in rule["resources"] and verb in rule["verbs"]:
+            rule["verbs"].remove(verb)
     role["rules"] = [rule for rule in role["rules"] if rule["verbs"]]
 
 
