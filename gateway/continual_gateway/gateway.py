@@ -30,6 +30,8 @@ class Gateway:
     def __init__(self, deps: GatewayDeps) -> None:
         self.deps = deps
         self.metrics = Metrics()
+        self.stopping = asyncio.Event()
+        """Set when the process is told to end: streams of events end by themselves."""
         self.auth = Authenticator(deps.settings, deps.clock)
         self.models = Models(deps.resources, deps.clock)
         self.decoder = Decoder(self.metrics)

@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -20,7 +21,7 @@ MAX_HEAD_BYTES = 32 << 10
 HEAD_SECONDS = 10.0
 KEEP_ALIVE_SECONDS = 65
 """Longer than the idle time of common proxies, so that they close first."""
-SHUTDOWN_SECONDS = 35
+SHUTDOWN_SECONDS = 25
 """Accepted requests get their answers before the process ends."""
 BACKLOG = 1024
 
@@ -72,7 +73,18 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 class Server(uvicorn.Server):
-    """Ends by SIGTERM or SIGINT with exit code 0: uvicorn sends itself the signal once more when it has finished."""
+    """Ends by SIGTERM or SIGINT with exit code 0: uvicorn sends itself the signal once more when it has finished.
+
+    Streams of events are ended first, so that only requests hold up the end.
+    """
+
+    def __init__(self, config: uvicorn.Config, stopping: asyncio.Event) -> None:
+        super().__init__(config)
+        self._stopping = stopping
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        self._stopping.set()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -111,4 +123,4 @@ def server_for(app: FastAPI, **options: Any) -> Server:
         date_header=False, timeout_keep_alive=KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         ws="none", proxy_headers=False, **options,
     )  # fmt: skip
-    return Server(config)
+    return Server(config, app.state.gateway.stopping)

@@ -17,14 +17,15 @@ def event(name: str, data: str) -> bytes:
     return f"event: {name}\ndata: {data}\n\n".encode()
 
 
-async def keep_alive(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The events, and a comment whenever none came for a while."""
+async def keep_alive(events: AsyncIterator[bytes], stopping: asyncio.Event) -> AsyncIterator[bytes]:
+    """The events until the process is told to stop, and a comment whenever none came for a while: a stream that nobody ends would hold up the end."""
     pending: asyncio.Task[bytes] | None = None
+    over = asyncio.ensure_future(stopping.wait())
     try:
-        while True:
+        while not stopping.is_set():
             pending = pending or asyncio.ensure_future(anext(events))
-            done, _ = await asyncio.wait({pending}, timeout=BEAT_SECONDS)
-            if not done:
+            done, _ = await asyncio.wait({pending, over}, timeout=BEAT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            if pending not in done:
                 yield b": still here\n\n"
                 continue
             finished, pending = pending, None
@@ -33,5 +34,6 @@ async def keep_alive(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             except StopAsyncIteration:
                 return
     finally:
+        over.cancel()
         if pending is not None:
             pending.cancel()

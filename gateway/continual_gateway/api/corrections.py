@@ -80,7 +80,9 @@ async def correction_events(request: Request, _: Viewer, model: str, request_id:
     gateway = gateway_of(request)
     facts = await gateway.models.facts(model)
     await state_of(gateway, facts, request_id)
-    return StreamingResponse(keep_alive(_told(gateway, facts, request_id)), media_type="text/event-stream")
+    return StreamingResponse(
+        keep_alive(_told(gateway, facts, request_id), gateway.stopping), media_type="text/event-stream"
+    )
 
 
 async def _told(gateway: Gateway, facts: ModelFacts, request_id: str) -> AsyncIterator[bytes]:

@@ -22,9 +22,9 @@ async def healthz() -> str:
 
 @router.get("/readyz", response_class=PlainTextResponse)
 async def readyz(request: Request) -> Response:
-    """Models were read once, and Redis answers: otherwise 503, and no traffic is sent here."""
-    problem = await not_ready(gateway_of(request))
-    return PlainTextResponse(f"{problem or 'ready'}\n", 503 if problem else 200)
+    """Models were read once. Redis is not asked: without it every replica would leave the Service, and pages with them."""
+    loaded = gateway_of(request).models.loaded
+    return PlainTextResponse("ready\n" if loaded else "models were not read yet\n", 200 if loaded else 503)
 
 
 @router.get("/metrics", response_class=PlainTextResponse)

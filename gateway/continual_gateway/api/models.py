@@ -55,7 +55,9 @@ async def model_events(request: Request, _: Viewer, model: str) -> StreamingResp
     """The state as server-sent events: now, and whenever it changes."""
     gateway = gateway_of(request)
     ref = ref_of(await gateway.models.document(model))
-    return StreamingResponse(keep_alive(watch_of(gateway, ref).events()), media_type="text/event-stream")
+    return StreamingResponse(
+        keep_alive(watch_of(gateway, ref).events(), gateway.stopping), media_type="text/event-stream"
+    )
 
 
 @router.get("/{model}/history")

@@ -59,9 +59,10 @@ def test_without_redis_every_answer_is_503_within_two_seconds_and_it_recovers(ow
         own.kill_redis()
         _refused_at_once(own, api)
         assert api.get("/healthz").status_code == 200
+        assert api.get("/readyz").status_code == 200, "a Service without replicas has no pages"
         assert api.get("/", headers={"accept": "text/html"}).status_code == 200
         own.start_redis()
-        own.wait(lambda: api.get("/readyz").status_code == 200, 15)
+        own.wait(lambda: api.get("/v2/health/ready").status_code == 200, 15)
         own.wait(lambda: own.infer(api, pixels(2)).status_code == 200, 20)
         assert first(own.infer(api, pixels(3))) == "class 3"
 
@@ -86,7 +87,6 @@ def _refused_at_once(own, api):
         "prediction": lambda: api.get("/v1/models/digits/predictions/1-1"),
         "queue": lambda: api.get("/v1/models/digits/queue"),
         "ready": lambda: api.get("/v2/health/ready"),
-        "readyz": lambda: api.get("/readyz"),
     }
     for name, call in calls.items():
         answer, seconds = timed(call)
@@ -198,6 +198,20 @@ def _settled(stand):
 def _wait_for_more(stand, seen):
     already = len(seen)
     stand.wait(lambda: len(seen) > already + 30, 40)
+
+
+def test_watchers_do_not_hold_up_the_end(own):
+    """Pins that a stream of events, which nobody would end, ends by itself on SIGTERM."""
+    restart(own)
+    with own.api() as api, api.stream("GET", "/v1/models/digits/events") as stream:
+        lines = stream.iter_lines()
+        next(lines)
+        began = time.monotonic()
+        own.gateway.terminate()
+        assert own.gateway.wait(20) == 0
+        assert time.monotonic() - began < 10
+        list(lines)
+    own.start_gateway()
 
 
 def test_a_gateway_killed_in_mid_request_leaves_it_to_be_answered(own):
