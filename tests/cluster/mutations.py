@@ -85,6 +85,7 @@ def ignoring_the_installed_crd() -> None:
 
 ALL = (
     acting_before_recording, telling_the_time, leading_for_ever, rushing, listing_once, adopting, impatient,
+    ignoring_the_installed_crd,
 )  # fmt: skip
 MUTATIONS = {mutation.__name__: mutation for mutation in ALL}
 
