@@ -53,8 +53,17 @@ A test runs every component under its user, and tries what each must not do.
 {{- index $rules . | join " " }}
 {{- end }}
 
+{{- /*
+Nobody can be the default user: it is off. It has every right because Redis itself replays the append-only file under its name: without rights it
+refuses every transaction in the file at the next start, and all that functions wrote is lost.
+*/}}
+{{- define "continual.redis.everybody" -}}
+user default off ~* &* +@all
+user probe on nopass resetkeys resetchannels -@all +ping
+{{- end }}
+
 {{- define "continual.redis.rulesDigest" -}}
-{{- $all := list }}
+{{- $all := list (include "continual.redis.everybody" .) }}
 {{- range $component := list "operator" "inference" "evaluator" "trainer" "gateway" }}
 {{- $all = append $all (printf "%s %s" (include "continual.redis.username" (list $ $component)) (include "continual.redis.rules" $component)) }}
 {{- end }}
