@@ -7,6 +7,7 @@ number only there.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -118,6 +119,9 @@ def data_key(training: Training) -> str:
 
 
 def _key(mode: object, parent: object, data: object) -> str:
+    """Nulls do not count: an API server drops them from a status, and what it gives back must have the key of what it was given."""
+    if isinstance(data, Mapping):
+        data = {name: value for name, value in data.items() if value is not None}
     return sha256_digest(canonical_json([mode, parent, data]))[7:19]
 
 

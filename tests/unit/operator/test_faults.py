@@ -370,6 +370,33 @@ def test_a_failed_job_of_an_earlier_resource_says_nothing_about_this_training(st
     assert play.status.training.in_flight
 
 
+def test_a_first_training_that_failed_is_tried_again_by_another_job(stage: Stage) -> None:
+    """An API server drops nulls from what it keeps; a retry under the name of the failed Job would fail without a try, three times in a row."""
+    play = stage()
+    play.settle()
+    job = job_of(play)
+    job["status"] = {"conditions": [{"type": "Failed", "status": "True", "reason": "DeadlineExceeded"}]}
+    for model in play.cluster.models.values():
+        model["status"] = without_nulls(model["status"])
+    play.settle()
+    for model in play.cluster.models.values():
+        model["status"] = without_nulls(model["status"])
+    play.pass_time(3600)
+    play.settle()
+    training = play.status.training
+    assert training is not None
+    assert training.in_flight
+    assert job_of(play)["metadata"]["name"] != job["metadata"]["name"]
+    assert play.status.retrained.failures == 1
+
+
+def without_nulls(value: Any) -> Any:
+    """As an API server keeps it."""
+    if isinstance(value, dict):
+        return {name: without_nulls(part) for name, part in value.items() if part is not None}
+    return [without_nulls(part) for part in value] if isinstance(value, list) else value
+
+
 # Budgets for evictions ------------------------------------------------------------------------------------------------------
 
 
