@@ -401,10 +401,17 @@ def _probation(snapshot: Snapshot) -> Rollout:
 
 
 def _probation_stops(snapshot: Snapshot) -> tuple[Stop, ...]:
-    steps = snapshot.spec("rollout.steps", STEP_DEFAULTS)
+    """The way it came: by the gate through all steps; by hand or as a correction past them."""
+    version = snapshot.status("probation.version")
+    lines = [
+        d for d in snapshot.status("decisions", ()) if d.get("version") == version and d.get("action") == "Probation"
+    ]
+    reason = str(lines[-1].get("reason", "")) if lines else ""
+    steps = snapshot.spec("rollout.steps", STEP_DEFAULTS) if reason in {"", "AccuracyHeld"} else ()
     names = ("Shadow" if not step.get("weight") else f"{step['weight']} %" for step in steps)
-    done = tuple(Stop(name, "", "done") for name in ("Pods", *names, "Promoted"))
-    return (*done, Stop("Probation", "the old version stays warm", "now"))
+    done = tuple(Stop(name, "", "done") for name in ("Pods", *names))
+    note = "" if steps else text.words(reason).lower()
+    return (*done, Stop("Promoted", note, "done"), Stop("Probation", "the old version stays warm", "now"))
 
 
 def _after(started: str | None, duration: str) -> str:

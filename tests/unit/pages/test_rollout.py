@@ -91,6 +91,31 @@ def test_probation_says_who_returns(snapshot: Any, worlds: Any) -> None:
     assert view.stops[-1].state == "now"
 
 
+@pytest.mark.parametrize(
+    ("reason", "stops"),
+    [
+        ("AccuracyHeld", ["Pods", "Shadow", "10 %", "Promoted", "Probation"]),
+        ("InstantCorrection", ["Pods", "Promoted", "Probation"]),
+        ("Forced", ["Pods", "Promoted", "Probation"]),
+    ],
+)
+def test_a_step_that_was_not_taken_is_not_shown_as_done(
+    snapshot: Any, worlds: Any, reason: str, stops: list[str]
+) -> None:
+    """A correction that went straight into probation, or a promotion by hand, never passed the steps."""
+    block = {
+        "version": "v2",
+        "previous": "v1",
+        "started": worlds.started,
+        "digest": "d",
+        "evidenceId": "e",
+        "salt": "s",
+    }
+    line = {"sequence": 9, "time": worlds.started, "action": "Probation", "reason": reason, "version": "v2"}
+    view = rollout(snapshot(worlds.ready(probation=block, decisions=[line])))
+    assert [stop.name for stop in view.stops] == stops
+
+
 def test_what_the_page_assumes_is_what_the_operator_assumes() -> None:
     """The gate, the probation and the steps of a silent spec are the operator's own defaults."""
     assert _plain(Gate(), GATE_DEFAULTS) == GATE_DEFAULTS
