@@ -229,7 +229,12 @@ class StoreLayout:
 
     def forgotten(self, content_hash: str) -> str:
         """Mark of a person's sample that must not train again, under the hash of its pixels."""
-        return f"{self.prefix}forgotten/{content_hash}.json"
+        return f"{self.all_forgotten}{content_hash}.json"
+
+    @property
+    def all_forgotten(self) -> str:
+        """Prefix of all such marks."""
+        return f"{self.prefix}forgotten/"
 
     def decision(self, sequence: int) -> str:
         return f"{self.prefix}decisions/{sequence:08d}.json"

@@ -39,6 +39,11 @@ def sha256_digest(data: bytes) -> Digest:
     return Digest("sha256:" + hashlib.sha256(data).hexdigest())
 
 
+def content_hash(pixels: bytes) -> str:
+    """Names an image by what a model sees of it (uint8 HWC): two files that are the same to the model are one sample. 40 hex characters."""
+    return hashlib.sha256(pixels).hexdigest()[:40]
+
+
 def canonical_json(value: object) -> bytes:
     """One spelling for one value: sorted keys, no spaces, UTF-8. What digests and job hashes are taken of."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()

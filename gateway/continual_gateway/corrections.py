@@ -7,7 +7,6 @@ replica can go on telling it; each look moves it on by what the resource and the
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -21,6 +20,7 @@ from continual_contract.errors import (
     StoreUnavailableError,
     UsageError,
 )
+from continual_contract.ids import content_hash
 from continual_contract.routing import is_held_out, separation_unit
 
 from continual_gateway import audit
@@ -164,11 +164,6 @@ _SAID: dict[str, str] = {
     "held-out": "waiting for the training; if these very pixels are in the holdout already, they test and never train: then correct another picture",
     "waiting": "waiting for the training",
 }
-
-
-def content_hash(pixels: bytes) -> str:
-    """Names an image by what the model sees of it: two files that are the same to the model are one sample."""
-    return hashlib.sha256(pixels).hexdigest()[:40]
 
 
 async def _remember(gateway: Gateway, facts: ModelFacts, begun: Correction, pixels: bytes) -> None:

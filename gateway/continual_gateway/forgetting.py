@@ -15,8 +15,8 @@ from typing import Any
 
 from continual_contract.entries import decode_request
 from continual_contract.errors import NotFoundError, UsageError
+from continual_contract.ids import content_hash
 
-from continual_gateway.corrections import content_hash
 from continual_gateway.gateway import Gateway
 from continual_gateway.lookups import REQUEST_ID, pixels_of_request, unknown
 from continual_gateway.models import ModelFacts

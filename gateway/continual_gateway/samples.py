@@ -21,10 +21,10 @@ from typing import Any, BinaryIO, Literal
 
 from continual_contract.entries import LabelSource, decode_answer
 from continual_contract.errors import BacklogFullError, InvalidImageError, UsageError
+from continual_contract.ids import content_hash
 
 from continual_gateway import audit
 from continual_gateway.auth import Principal
-from continual_gateway.corrections import content_hash
 from continual_gateway.gateway import Gateway
 from continual_gateway.inference import Context, fields_of
 from continual_gateway.labelling import Label, send_labels

@@ -17,7 +17,7 @@ from continual_clients.registry import Registry
 from continual_clients.shards import encode_shard, make_shard, read_shard
 from continual_contract.artifacts import Blob, CheckpointManifest, DataList, Normalization, StoreLayout, TrainingInputs
 from continual_contract.errors import NotFoundError, UsageError
-from continual_contract.ids import sha256_digest
+from continual_contract.ids import content_hash, sha256_digest
 from torch import nn
 
 from continual_workers.training import models
@@ -110,20 +110,22 @@ def _prepare_descendant(inputs: TrainingInputs, where: Where) -> Prepared:
         raise UsageError(f"a {inputs.mode} needs a parent and a data list", field="parent", value=inputs.parent)
     parent = load_parent(inputs, where)
     data = where.registry.data_list(inputs.data)
-    holdout = load_holdout(inputs, where, data, parent.manifest.bootstrap_holdout)
+    forgotten = load_forgotten(where)
+    holdout = remembered(load_holdout(inputs, where, data, parent.manifest.bootstrap_holdout), forgotten)
     chosen = (data.corrections or data.train) if inputs.mode == "correction" else data.train
-    fresh = without(load_shards(inputs, where, chosen), holdout)
+    fresh = without(remembered(load_shards(inputs, where, chosen), forgotten), holdout)
     _require_samples(fresh, "data.train")
     buffer = parent.state.buffer
     buffer.grow_classes(len(inputs.classes))
     _drop_held_out(buffer, holdout)
+    _drop_forgotten(buffer, forgotten)
     recipe = recipe_of(inputs)
     method, is_correction = recipe.strategy, inputs.mode == "correction"
     net = _start(inputs, where, parent if method.starts_from_parent else None)
     past = Past(frozen_parent(parent), buffer, parent.state.importance)
     task = following_task(
         recipe, net, past, fresh, holdout, parent.manifest.normalization,
-        lambda: _everything(inputs, where, parent, fresh, holdout),
+        lambda: remembered(_everything(inputs, where, parent, fresh, holdout), forgotten),
     )  # fmt: skip
     if not method.starts_from_parent:
         task = replace(task, epochs=bootstrap_epochs(inputs.epochs, len(task.new), task.new_batch))
@@ -219,6 +221,30 @@ def _drop_held_out(buffer: ReplayBuffer, holdout: Samples) -> None:
     held = {image.tobytes() for image in holdout.images}
     keep = [i for i, image in enumerate(buffer.images) if image.tobytes() not in held]
     if len(keep) < len(buffer):
+        buffer.keep(np.array(keep, dtype=np.int64))
+
+
+def load_forgotten(where: Where) -> frozenset[str]:
+    """Content hashes of the samples that people asked to be forgotten, as of now: what is forgotten later stays out of the next training."""
+    marks = where.store.list(where.layout.all_forgotten)
+    return frozenset(mark.key.rpartition("/")[2].removesuffix(".json") for mark in marks)
+
+
+def remembered(samples: Samples, forgotten: frozenset[str]) -> Samples:
+    """The samples without those that were asked to be forgotten."""
+    if not forgotten:
+        return samples
+    keep = [i for i, image in enumerate(samples.images) if content_hash(image.tobytes()) not in forgotten]
+    return samples if len(keep) == len(samples) else samples.take(keep)
+
+
+def _drop_forgotten(buffer: ReplayBuffer, forgotten: frozenset[str]) -> None:
+    keep = (
+        [i for i, image in enumerate(buffer.images) if content_hash(image.tobytes()) not in forgotten]
+        if forgotten
+        else []
+    )
+    if forgotten and len(keep) < len(buffer):
         buffer.keep(np.array(keep, dtype=np.int64))
 
 
