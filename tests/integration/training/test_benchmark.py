@@ -79,7 +79,19 @@ def test_the_same_harness_runs_on_original_files(tmp_path: Path) -> None:
     for part, chosen in (("train", slice(0, 500)), ("t10k", slice(500, 800))):
         write_idx(tmp_path / "MNIST" / "raw" / f"{part}-images-idx3-ubyte", images[chosen, :, :, 0])
         write_idx(tmp_path / "MNIST" / "raw" / f"{part}-labels-idx1-ubyte", labels[chosen])
-    told = ["--quick", "--dataset", "mnist", "--data", str(tmp_path), "--limit", "300", "--only", "job-class", "--architecture", "mlp"]
+    told = [
+        "--quick",
+        "--dataset",
+        "mnist",
+        "--data",
+        str(tmp_path),
+        "--limit",
+        "300",
+        "--only",
+        "job-class",
+        "--architecture",
+        "mlp",
+    ]
     assert main([*told, "--out", str(tmp_path / "out")]) == 0
     lines = table(tmp_path / "out")
     assert lines["Job, class, M=200, augmented"]["mean"] > 50

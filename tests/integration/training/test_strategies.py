@@ -14,6 +14,7 @@ from continual_contract.artifacts import CheckpointManifest
 from continual_workers.training.buffer import ReplayBuffer
 from continual_workers.training.learner import Task, learn
 from continual_workers.training.prepare import Where, prepare
+from continual_workers.training.run import advise
 from continual_workers.training.state import ParentState, decode_checkpoint, decode_resume, encode_resume
 from continual_workers.training.strategies import STRATEGIES
 
@@ -154,6 +155,18 @@ def test_another_seed_is_another_model(school) -> None:
     """What `same bytes` rests on is the inputs, not a lack of randomness."""
     a, b = (learned(school, "der++", epochs=1, seed=seed) for seed in (0, 1))
     assert a.onnx != b.onnx
+
+
+def test_the_trainer_says_when_plain_replay_may_do_better(school, caplog: pytest.LogCaptureFixture) -> None:
+    """A parent whose buffer holds 200 of 450 images: said to der++, not to er, and not when the buffer is small."""
+    said = "strategy er may do better"
+    with caplog.at_level("INFO", logger="continual_workers.training.run"):
+        learned(school, "er", epochs=1)
+        assert said not in caplog.text
+        learned(school, "der++", epochs=1)
+    assert said in caplog.text
+    small = school.lab.retrain_inputs(school.parent, (school.lab.shard(school.new),))
+    assert not advise(small, ReplayBuffer.empty(10, small.input, 10, 0))
 
 
 def test_a_smaller_capacity_is_kept_to(school) -> None:
