@@ -64,7 +64,8 @@ class StoryLog:
     def table(self) -> str:
         width = max((len(claim) for claim, _, _ in self.steps), default=0)
         rows = [f"{claim:<{width}}  {outcome:<7}{seconds:>7.1f} s" for claim, outcome, seconds in self.steps]
-        return "\n".join([*rows, f"{'all':<{width}}  {'':<7}{time.monotonic() - self.began:>7.1f} s"])
+        notes = self.cluster[1].notes if self.cluster else []
+        return "\n".join([*rows, f"{'all':<{width}}  {'':<7}{time.monotonic() - self.began:>7.1f} s", *notes])
 
 
 STORY = pytest.StashKey[StoryLog]()

@@ -44,6 +44,8 @@ class Kube:
     plane: ControlPlane
     out: Path
     captures: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """Figures that belong under the table of steps."""
 
     def __post_init__(self) -> None:
         """A chart of its own: whoever works on the repository meanwhile changes nothing under an installed release."""

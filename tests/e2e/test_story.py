@@ -163,7 +163,9 @@ def test_a_spec_that_cannot_work_says_why(kube: Kube) -> None:
 
 def test_a_pod_that_no_policy_names_reaches_neither_redis_nor_the_store(kube: Kube) -> None:
     """The same connection passes from a pod with a worker's label: the policy decides, not the network."""
-    found = {name: connects(kube, name, labels) for name, labels in STRANGERS.items()}
+    for name, labels in STRANGERS.items():
+        try_connecting(kube, name, labels)
+    found = {name: connected(kube, name) for name in STRANGERS}
     assert found == {"stranger": {"redis": False, "minio": False}, "worker": {"redis": True, "minio": True}}
 
 
@@ -173,8 +175,8 @@ STRANGERS: dict[str, dict[str, str]] = {
 }
 
 
-def connects(kube: Kube, name: str, labels: dict[str, str]) -> dict[str, bool]:
-    """Which servers a restricted pod with these labels opens a TCP connection to, after policies had time to be seen."""
+def try_connecting(kube: Kube, name: str, labels: dict[str, str]) -> None:
+    """A restricted pod with these labels opens TCP connections, after policies had time to be seen, and prints which it got."""
     program = (
         "import json, socket, time; time.sleep(4)\n"
         "def reaches(host, port):\n"
@@ -198,6 +200,10 @@ def connects(kube: Kube, name: str, labels: dict[str, str]) -> dict[str, bool]:
         },
     }  # fmt: skip
     kube.kubectl("apply", "-n", HOME, "-f", "-", stdin=json.dumps(pod))
+
+
+def connected(kube: Kube, name: str) -> dict[str, bool]:
+    """What it printed."""
     kube.kubectl("wait", "-n", HOME, "--for=jsonpath={.status.phase}=Succeeded", f"pod/{name}", "--timeout=60s")
     told = kube.kubectl("logs", "-n", HOME, name)
     kube.kubectl("delete", "pod", name, "-n", HOME, "--wait=false")
@@ -316,6 +322,8 @@ def test_a_bad_candidate_is_rolled_back(kube: Kube, stream: Stream, remembered: 
     until("the rollback", lambda: phase_of(status(kube), version) == "RolledBack", told=lambda: said(kube))
     kube.capture("rolled back: the bad candidate lost", HOME)
     assert stable(kube) == remembered["good"]
+    last = [one for one in status(kube)["decisions"] if one["action"] == "Rollback"][-1]
+    kube.notes.append(f"rolled back: {last['version']} {last['reason']}: {last['message']}")
     patch(kube, CAREFUL)
 
 
@@ -347,8 +355,9 @@ def test_the_ledger_is_exact(kube: Kube, stream: Stream) -> None:
     wait_a_moment()
     books, dead = stream.books, stream.dead_letters()
     lost = len(books.unanswered()) - dead
-    print(
-        f"accepted {len(books.sent)} = predictions {len(books.answers)} + dead letters {dead}; lost {lost}, duplicates {books.duplicates}"
+    kube.notes.append(
+        f"ledger: {len(books.sent)} accepted = {len(books.sent.keys() & books.answers.keys())} predictions + {dead} dead letters;"
+        f" {lost} lost, {books.duplicates} duplicate"
     )
     assert len(books.sent) > 2000
     assert (lost, books.duplicates, dead) == (0, 0, 0)
