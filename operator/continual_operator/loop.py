@@ -28,6 +28,9 @@ RESYNC_EVERY = timedelta(seconds=60)
 WATCH_AGAIN_AFTER = timedelta(seconds=1)
 COALESCE = timedelta(milliseconds=50)
 """Changes that come together are looked at together."""
+LOOKS = 32
+"""Looks at once. Each computes for some milliseconds: when five hundred models move, whoever else needs the event loop (the Lease!) must
+wait for a few of them, and not for all."""
 HURRIES = 10
 """Looks in a row that may ask for another one at once. Decisions come to rest sooner; a write that is refused again and again does not."""
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=0.5), timedelta(seconds=60)
@@ -84,6 +87,7 @@ class Loops:
 
     def __init__(self, deps: Deps, stop: asyncio.Event) -> None:
         self._deps, self._stop = deps, stop
+        self._turns = asyncio.Semaphore(LOOKS)
         self._wakes: dict[ModelRef, asyncio.Event] = {}
         self._tasks: dict[ModelRef, asyncio.Task[None]] = {}
 
@@ -102,8 +106,9 @@ class Loops:
     async def _loop(self, ref: ModelRef) -> None:
         wake, failures, hurries = self._wakes[ref], 0, 0
         while not self._stop.is_set():
-            wake.clear()
-            again, failures = await self._guarded(ref, failures)
+            async with self._turns:
+                wake.clear()
+                again, failures = await self._guarded(ref, failures)
             if again is None:
                 return
             hurries = hurries + 1 if again <= AT_ONCE else 0

@@ -36,8 +36,8 @@ REQUEST_TIMEOUT = timedelta(seconds=5)
 LIST_TIMEOUT = timedelta(seconds=30)
 SLOTS = 16
 """Requests at once: an API server that is slow gets no more of them, and none times out in our own queue."""
-PAGE = 500
-"""Objects per answer to a list: the API server never holds a whole fleet in memory for us."""
+PAGE = 200
+"""Objects per answer to a list: neither side ever holds a whole fleet in one answer."""
 MERGE, APPLY = "application/merge-patch+json", "application/apply-patch+yaml"
 
 
