@@ -42,6 +42,7 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--architecture", help="default: mlp, lenet5 or cnn3, by the set")
     parser.add_argument("--validation", action="store_true", help="test on a fifth of the training part: for choosing")
     parser.add_argument("--out", type=Path, default=Path("out/bench-learning"))
+    parser.add_argument("--cached", action="store_true", help="only the rows whose measurements are all there: no run")
     parser.add_argument("--fresh", action="store_true", help="measure again what is in the cache")
     return parser.parse_args(argv)
 
@@ -79,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     lines: list[Line] = []
     try:
         for row in chosen_rows(chosen, plan):
+            if chosen.cached and not all(unit in cache for unit in row.units(plan)):
+                continue
             measure(row.units(plan), cache)
             made = row.lines(plan, cache.get)
             lines += made if plan.judged or row.name in JUDGED_QUICKLY else report.unjudged(made)

@@ -93,8 +93,9 @@ def online(plan: Plan, cache: Cache) -> Figure | None:
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
     axes = figure.subplots()
     for kind, color in zip(STREAMS, COLORS, strict=False):
-        curves = np.array([cache.get(unit)["first"] for unit in online_units(plan, kind)]) * 100
-        share = np.linspace(0, 100, curves.shape[1])
+        share = np.linspace(0, 100, 200)
+        traces = [cache.get(unit)["first"] for unit in online_units(plan, kind)]
+        curves = 100 * np.array([np.interp(share, np.linspace(0, 100, len(trace)), trace) for trace in traces])
         axes.plot(share, curves.mean(axis=0), color=color, label=kind)
         axes.fill_between(share, curves.min(axis=0), curves.max(axis=0), color=color, alpha=0.2)
     axes.set(xlabel="share of the stream seen, %", ylabel="accuracy on the first experience, %", ylim=(60, 101))
