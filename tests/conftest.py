@@ -15,8 +15,13 @@ from pathlib import Path
 import pytest
 import redis
 from continual_contract.functions import library_source
+from hypothesis import HealthCheck, settings
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+
+settings.register_profile("continual", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("continual")
+"""How fast a shared machine makes examples is no claim of ours: the first text on a fresh clone alone takes seconds."""
 
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
