@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -105,7 +106,7 @@ def online(plan: Plan, cache: Cache) -> Figure | None:
 
 def imbalance(plan: Plan, cache: Cache) -> Figure | None:
     """Recall by how frequent a class was in training."""
-    shown = [("20:1, all data", {"ratio": 20.0}), ("100:1, all data", {"ratio": 100.0}),
+    shown: list[tuple[str, dict[str, Any]]] = [("20:1, all data", {"ratio": 20.0}), ("100:1, all data", {"ratio": 100.0}),
              ("20:1, stream, 100 kept", {"ratio": 20.0, "capacity": 100})]  # fmt: skip
     if not all(_there(cache, over_seeds(plan, "imbalance", **options)) for _, options in shown):
         return None
@@ -127,7 +128,7 @@ def corrections(plan: Plan, cache: Cache) -> Figure | None:
     changes = np.concatenate([cache.get(unit)["changes"] for unit in units])
     figure = Figure(figsize=(6.4, 2.8), layout="constrained")
     axes = figure.subplots()
-    axes.hist(changes, bins=np.arange(changes.min() - 0.185, changes.max() + 0.37, 0.37), color=COLORS[0])
+    axes.hist(changes, bins=np.arange(changes.min() - 0.185, changes.max() + 0.37, 0.37).tolist(), color=COLORS[0])
     axes.axvline(float(np.percentile(changes, 5)), color=COLORS[1], label="5th percentile")
     axes.set(xlabel="change of accuracy on clean images, points", ylabel="corrections")
     axes.legend(fontsize=8)
@@ -142,7 +143,7 @@ def drift(plan: Plan, cache: Cache) -> Figure | None:
     delays = np.concatenate([cache.get(unit)["delays"] for unit in units])
     figure = Figure(figsize=(6.4, 2.8), layout="constrained")
     axes = figure.subplots()
-    axes.hist(delays, bins=np.arange(0, 620, 20), color=COLORS[0])
+    axes.hist(delays, bins=list(range(0, 620, 20)), color=COLORS[0])
     axes.axvline(float(np.mean(delays)), color=COLORS[1], label=f"mean {np.mean(delays):.0f}")
     axes.set(xlabel="labels from 10 % to 20 % error until the alarm", ylabel="runs")
     axes.legend(fontsize=8)

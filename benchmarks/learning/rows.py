@@ -250,7 +250,7 @@ def _resume_lines(plan: Plan, results: Results) -> list[Line]:
     return [line("resume", "resumed runs that end bit-identical, %", same, "100", min(same) == 100, detail=detail)]
 
 
-IMBALANCE = (
+IMBALANCE: tuple[tuple[str, dict[str, Any], float], ...] = (
     ("imbalance 20:1, all data", {"ratio": 20.0}, 84.0),
     ("imbalance 100:1, all data", {"ratio": 100.0}, 60.0),
     ("imbalance 20:1, stream, M=100", {"ratio": 20.0, "capacity": 100}, 80.0),
@@ -313,8 +313,8 @@ def _drift_lines(plan: Plan, results: Results) -> list[Line]:
         f"{plan.drift_runs} runs per seed, one false alarm per 10 000 labels; {missed:.1f} % unseen after 3 000 labels"
     )
     return [
-        line("drift", "labels from 10 to 20 % error until the alarm", delays, "<= 180", np.mean(delays) <= 180, detail=runs),
-        line("drift", "false alarm within 1 000 labels, %", alarms, "<= 5", np.mean(alarms) <= 5),
+        line("drift", "labels from 10 to 20 % error until the alarm", delays, "<= 180", bool(np.mean(delays) <= 180), detail=runs),
+        line("drift", "false alarm within 1 000 labels, %", alarms, "<= 5", bool(np.mean(alarms) <= 5)),
         line("drift", "microseconds per label", cost, "< 5", float(np.mean(cost)) < 5, detail="process time"),
     ]  # fmt: skip
 
