@@ -142,7 +142,7 @@ class ControlPlane:
             "kube-controller-manager",
             f"--kubeconfig={self.kubeconfig}", "--use-service-account-credentials", "--leader-elect=false",
             f"--service-account-private-key-file={self.folder / 'service-account.key'}", f"--root-ca-file={self.ca}",
-            "--secure-port=0", *self.controller_flags,
+            "--secure-port=0", "--kube-api-qps=200", "--kube-api-burst=400", *self.controller_flags,
         )  # fmt: skip
         default = "/api/v1/namespaces/default/serviceaccounts/default"
         self._wait("kube-controller-manager", lambda: self.get(default).ok)
