@@ -38,9 +38,10 @@ def story(nodes: ControlPlane, redis_server: Any, tmp_path: Path) -> Iterator[St
 def test_one_operator_serves_all_namespaces_and_a_deleted_one_leaves_nothing(story: Story) -> None:
     """O7: a model anywhere is trained and served; its namespace is deleted, and all of it goes."""
     story.create()
+    own = f"roll {story.model()['metadata']['uid']}"
     assert story.plane.request("DELETE", f"/api/v1/namespaces/{story.namespace}").ok
     began = time.monotonic()
-    while left := story.left():
+    while left := [name for name in story.left() if name == own or not name.startswith("roll ")]:
         assert time.monotonic() - began < SWEPT_WITHIN_SECONDS, left
         time.sleep(0.2)
     print(f"nothing left {time.monotonic() - began:.0f} s after the namespace was deleted")

@@ -23,7 +23,7 @@ from continual_operator.kubernetes.cluster import KubernetesCluster
 from continual_operator.kubernetes.handlers import Watches
 from continual_operator.kubernetes.lease import Lease
 from control_plane import MODELS, ControlPlane
-from operators import ACCOUNT, chart_rights, digits, farewells, operator_account
+from operators import ACCOUNT, PATHS, chart_rights, digits, farewells, operator_account
 
 Right = tuple[str, str, str]
 """Group, resource, verb."""
@@ -67,6 +67,8 @@ class Exercise:
         """What it was granted; a refusal ends it early."""
         with contextlib.suppress(ContinualError, TimeoutError):
             asyncio.run(self._do_all(self.kubeconfig))
+        for kind in ("ContinualModel", "Deployment", "PodDisruptionBudget", "Job"):
+            self.plane.request("DELETE", PATHS[kind].format(self.namespace), {"propagationPolicy": "Background"})
         return set(self._audited())
 
     async def _do_all(self, kubeconfig: Path) -> None:
