@@ -43,7 +43,13 @@ REFERENCE = {
         "Degraded": ("False", "AsExpected"),
         "DataLoss": ("Unknown", "NoLabels"),
     },
-    "made": Counter({("patch", "deployments", "digits-evaluator"): 1, ("create", "jobs", "digits"): 1}),
+    "made": Counter(
+        {
+            ("patch", "deployments", "digits-evaluator"): 1,
+            ("create", "jobs", "digits"): 2,  # the cancelled one, and the one asked for after it
+            ("delete", "jobs", "digits"): 1,
+        }
+    ),
     "keys": [],
 }
 SETTLED_SECONDS = 0.8

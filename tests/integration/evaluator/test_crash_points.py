@@ -144,12 +144,12 @@ def test_mutation_positions_committed_apart_lose_labels(
     plain = Snapshot.save
     crashed: set[str] = set()
 
-    def apart(self: Snapshot, state: Any, offsets: Any, letters: Any, report: Any) -> None:
+    def apart(self: Snapshot, state: Any, offsets: Any, letters: Any, report: Any, points: Any) -> None:
         if not crashed and offsets["labels"] != "0-0":
             crashed.add("once")
             self.client.set(self.key("head"), codec.encode_head(State(), offsets))
             raise CrashError
-        plain(self, state, offsets, letters, report)
+        plain(self, state, offsets, letters, report, points)
 
     monkeypatch.setattr(Snapshot, "save", apart)
     with pytest.raises(AssertionError):

@@ -38,14 +38,17 @@ def test_a_hostile_image_is_refused_cheaply(stand, name):
 
 
 UNBOUNDED = """
-import resource, sys
+import re, sys
 from PIL import Image
 from continual_clients import images
 from continual_contract.artifacts import InputShape
 
+def peak():  # not getrusage: its peak begins at that of the process which started this one
+    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+
 shape = InputShape(height=28, width=28, channels=1)
 images.decode_image(open(sys.argv[2], "rb").read(), "", shape, "Letterbox")
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 if sys.argv[1] == "unbounded":
     images.MAX_PIXELS = 1 << 40
     Image.MAX_IMAGE_PIXELS = None
@@ -53,7 +56,7 @@ try:
     images.decode_image(open(sys.argv[3], "rb").read(), "", shape, "Letterbox")
 except images.InvalidImageError:
     print("refused", end=" ")
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+print((peak() - before) / 1024)
 """
 
 
