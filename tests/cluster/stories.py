@@ -33,6 +33,8 @@ from proxy import ApiProxy, Gate, Point, RedisProxy
 CHAPTERS = ("create", "update", "retrain", "promote", "rollback", "delete")
 QUIET_SECONDS = 0.6
 """A chapter is over when nothing was changed for so long."""
+LOOKED_SECONDS = 2.0
+"""What the first list and the first look of a new leader may take."""
 PATIENCE_SECONDS = 90.0
 SPEC: dict[str, Any] = {
     "serving": {"replicas": 1},
@@ -71,7 +73,7 @@ class Story:
         self.namespace = plane.new_namespace(f"story-{secrets.token_hex(5)}")
         self.gate = Gate(plan, self._kill)
         self.operator: OperatorProcess | None = None
-        self.starts = 0
+        self.starts, self._led = 0, 0.0
         self.keys = ModelKeys(self.namespace, name)
         self.store = open_store(f"file://{folder / 'store'}")
         self.registry = Registry(self.store, StoreLayout(self.namespace, name))
@@ -157,7 +159,15 @@ class Story:
             time.sleep(0.05)
 
     def settle(self) -> None:
-        self.wait("it settles", lambda: time.monotonic() - self.gate.last_change > QUIET_SECONDS)
+        """Until nothing was changed for a while; an operator that was killed has to lead again and to have looked."""
+        self.wait("it settles", self._is_settled)
+
+    def _is_settled(self) -> bool:
+        now, operator = time.monotonic(), self.operator
+        if operator is None or not operator.lines("leading"):
+            self._led = now
+        looked = self.starts == 1 or now - self._led > LOOKED_SECONDS
+        return looked and now - max(self._led, self.gate.last_change) > QUIET_SECONDS
 
     # Chapters ---------------------------------------------------------------------------------------------------------------
 
