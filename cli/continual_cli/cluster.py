@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from continual_clients.kubernetes_objects import API_VERSION, KIND, plain_event, typed
 from continual_contract.errors import (
     ClusterRefusedError,
     ClusterUnavailableError,
@@ -27,7 +28,7 @@ from continual_contract.errors import (
     UsageError,
 )
 
-from continual_cli.local.state import API_VERSION, KIND, Applied, checked_metadata
+from continual_cli.local.state import Applied, checked_metadata
 from continual_cli.where import Where
 from continual_cli.world import Document, RedisAddress, StoreAddress
 
@@ -85,7 +86,7 @@ class ClusterWorld:
         while True:
             query = [("limit", str(PAGE)), *([("continue", more)] if more else [])]
             reply = self._request("GET", path, query=query)
-            items += [_typed(item) for item in reply.get("items") or ()]
+            items += [typed(item) for item in reply.get("items") or ()]
             more = str((reply.get("metadata") or {}).get("continue") or "")
             if not more:
                 return sorted(
@@ -93,7 +94,7 @@ class ClusterWorld:
                 )
 
     def read_model(self, name: str) -> Document:
-        return _typed(self._request("GET", self._path(name)))
+        return typed(self._request("GET", self._path(name)))
 
     def update_model(self, name: str, change: Callable[[Document], Document]) -> Document:
         """A merge patch of what `change` changed in labels, annotations and spec; nothing is sent for no change."""
@@ -103,7 +104,7 @@ class ClusterWorld:
         if not patch:
             return current
         query = [("fieldManager", MANAGER), ("fieldValidation", "Strict")]
-        return _typed(self._request("PATCH", self._path(name), patch, MERGE, query))
+        return typed(self._request("PATCH", self._path(name), patch, MERGE, query))
 
     def create_or_replace(self, manifest: Document) -> Applied:
         from continual_operator.spec import parse_model
@@ -115,7 +116,7 @@ class ClusterWorld:
         with suppress(NotFoundError):
             before = self.read_model(name)
         query = [("fieldManager", MANAGER), ("force", "true"), ("fieldValidation", "Strict")]
-        model = _typed(self._request("PATCH", self._path(name), manifest, APPLY, query))
+        model = typed(self._request("PATCH", self._path(name), manifest, APPLY, query))
         if before is None:
             return Applied(model, "created")
         same = before["metadata"]["resourceVersion"] == model["metadata"]["resourceVersion"]
@@ -149,7 +150,7 @@ class ClusterWorld:
     def events(self, name: str) -> list[Document]:
         query = [("fieldSelector", f"involvedObject.kind={KIND},involvedObject.name={name}"), ("limit", str(PAGE))]
         found = self._request("GET", f"/api/v1/namespaces/{self.namespace}/events", query=query)
-        return sorted(map(_event, found.get("items") or ()), key=lambda event: str(event["lastTimestamp"]))
+        return sorted(map(plain_event, found.get("items") or ()), key=lambda event: str(event["lastTimestamp"]))
 
     # -- what the user says
 
@@ -277,26 +278,6 @@ def _writable(model: Document) -> Document:
     metadata = model.get("metadata") or {}
     kept = {key: metadata[key] for key in ("labels", "annotations") if key in metadata}
     return {"metadata": kept, "spec": model.get("spec") or {}}
-
-
-def _typed(model: Document) -> Document:
-    """Items of a list come without their kind; managedFields are nobody's business."""
-    model["metadata"].pop("managedFields", None)
-    return {"apiVersion": API_VERSION, "kind": KIND, **model}
-
-
-def _event(item: Document) -> Document:
-    """An event of the core API as `World.events` promises it."""
-    series = item.get("series") or {}
-    last = series.get("lastObservedTime") or item.get("lastTimestamp") or item.get("eventTime") or ""
-    return {
-        "type": item.get("type", "Normal"),
-        "reason": item.get("reason", ""),
-        "message": item.get("message", ""),
-        "count": series.get("count") or item.get("count") or 1,
-        "firstTimestamp": item.get("firstTimestamp") or item.get("eventTime") or last,
-        "lastTimestamp": last,
-    }
 
 
 def _status(text: bytes) -> Document:

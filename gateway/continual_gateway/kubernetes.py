@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
+from continual_clients.kubernetes_objects import API_VERSION, KIND, plain_event, typed
 from continual_contract.errors import (
     ClusterRefusedError,
     ClusterUnavailableError,
@@ -23,7 +24,6 @@ from kubernetes.aio.dynamic import DynamicClient
 
 from continual_gateway.resources import Document, ModelRef
 
-API_VERSION, KIND = "continual.dev/v1alpha1", "ContinualModel"
 MERGE = "application/merge-patch+json"
 FIELD_MANAGER = "continual-gateway"
 TIMEOUT_SECONDS = 5.0
@@ -67,7 +67,7 @@ class KubernetesResources:
         return [model for namespace in self._namespaces for model in await self._pages(_collection(namespace))]
 
     async def read(self, ref: ModelRef) -> Document:
-        return _typed(await self._request("get", _path(ref)))
+        return typed(await self._request("get", _path(ref)))
 
     async def patch_spec(self, ref: ModelRef, fields: Mapping[str, Any]) -> Document:
         patch: Document = {}
@@ -82,10 +82,10 @@ class KubernetesResources:
         selector = f"involvedObject.kind={KIND},involvedObject.name={ref.name}"
         path = f"/api/v1/namespaces/{ref.namespace}/events"
         found = await self._request("get", path, field_selector=selector, limit=EVENTS_LISTED)
-        return sorted(map(_event, found.get("items") or ()), key=lambda event: str(event["lastTimestamp"]))
+        return sorted(map(plain_event, found.get("items") or ()), key=lambda event: str(event["lastTimestamp"]))
 
     async def _merge(self, ref: ModelRef, patch: Document) -> Document:
-        return _typed(await self._request("patch", _path(ref), patch, content_type=MERGE, field_manager=FIELD_MANAGER))
+        return typed(await self._request("patch", _path(ref), patch, content_type=MERGE, field_manager=FIELD_MANAGER))
 
     async def _pages(self, path: str) -> list[Document]:
         items: list[Document] = []
@@ -93,7 +93,7 @@ class KubernetesResources:
         while True:
             options: dict[str, Any] = {"_continue": more} if more else {}
             reply = await self._request("get", path, limit=PAGE, **options)
-            items += [_typed(item) for item in reply.get("items") or ()]
+            items += [typed(item) for item in reply.get("items") or ()]
             more = str((reply.get("metadata") or {}).get("continue") or "")
             if not more:
                 return items
@@ -130,26 +130,6 @@ def _path(ref: ModelRef) -> str:
 
 
 _plain: Callable[[Any, Any], Any] = lambda _, document: document
-
-
-def _typed(document: Any) -> Document:
-    """Items of a list come without their kind; managedFields are nobody's business."""
-    document["metadata"].pop("managedFields", None)
-    return {"apiVersion": API_VERSION, "kind": KIND, **document}
-
-
-def _event(item: Document) -> Document:
-    """The core API's event, as `Resources.events` promises it."""
-    series = item.get("series") or {}
-    last = series.get("lastObservedTime") or item.get("lastTimestamp") or item.get("eventTime") or ""
-    return {
-        "type": item.get("type", "Normal"),
-        "reason": item.get("reason", ""),
-        "message": item.get("message", ""),
-        "count": series.get("count") or item.get("count") or 1,
-        "firstTimestamp": item.get("firstTimestamp") or item.get("eventTime") or last,
-        "lastTimestamp": last,
-    }
 
 
 def _as_ours(error: ApiException, method: str, path: str) -> ContinualError:

@@ -14,10 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-import onnxruntime as ort
 from continual_clients.images import decode_image, raw_pixels
-from continual_clients.onnxmodel import Device, Images, decide, load_model
+from continual_clients.onnxmodel import Device, Images, LoadedModel, decide, load_model
 from continual_clients.registry import Registry
 from continual_contract.artifacts import CheckpointManifest
 from continual_contract.entries import RequestEntry
@@ -27,17 +25,8 @@ from continual_workers.streaming.outcomes import Outcome, Predicted, Refused
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
-    """A loaded model. Safe to call from one thread at a time."""
-
-    session: ort.InferenceSession
-    manifest: CheckpointManifest
-
-    def logits(self, images: Images) -> npt.NDArray[np.float32]:
-        """[n, classes] of images uint8 [n, H, W, C]."""
-        (logits,) = self.session.run(["logits"], {"image": images})
-        result: npt.NDArray[np.float32] = logits
-        return result
+class Engine(LoadedModel):
+    """A loaded model that answers requests. Safe to call from one thread at a time."""
 
     def warm_up(self, batch_size: int) -> None:
         """Run every batch size the runtime plans memory for: powers of two up to the cap, and the cap."""
