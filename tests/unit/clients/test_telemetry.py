@@ -31,4 +31,4 @@ def test_onnxruntime_is_told_to_be_silent_before_it_is_imported(module: str) -> 
 
 def test_there_is_something_to_silence() -> None:
     """The search above finds the engine; else it would find nothing for ever."""
-    assert "continual_workers.inference.engine" in users_of_onnxruntime()
+    assert "continual_clients.onnxmodel" in users_of_onnxruntime()
