@@ -5,7 +5,7 @@ STAMP := .venv/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup redis web chromium screenshots tools demo test test-long control-plane e2e e2e-tools e2e-node images lint format lock lock-images reference chart checkov bench bench-learning bench-quick bench-gate bench-operator clean
+.PHONY: help setup redis web chromium screenshots tools demo test test-long control-plane e2e e2e-tools e2e-node images lint format lock lock-images lock-peers reference chart checkov bench bench-learning bench-quick bench-gate bench-operator bench-peers bench-training bench-growth clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -97,6 +97,11 @@ lock-images: $(STAMP)
 	@awk '/^[a-z]/ {torch = /$(CUDA)/} !torch' requirements/trainer.all > requirements/trainer.txt
 	@rm requirements/trainer.all
 
+lock-peers: $(STAMP)
+	@for peer in fastapi mlserver litserve bentoml ray; do \
+	  .venv/bin/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 - \
+	    -o benchmarks/peers/$$peer.txt < benchmarks/peers/$$peer.in || exit 1; done
+
 bench: setup ## Serving beside the seeds' loop and the bare runtime: ratios, goals, a plot in out/bench
 	@$(PY) benchmarks/serving/run.py $(ARGS)
 
@@ -105,6 +110,9 @@ bench-quick: setup ## The same on a tenth of the load, once
 
 bench-operator: setup tools ## 500 models on one operator: idle requests, memory, how soon a change is applied; ARGS="--models 2000"
 	@$(PY) benchmarks/operator/run.py $(ARGS)
+
+bench-peers: setup ## Beside MLServer, LitServe, BentoML, Ray Serve and FastAPI at their best settings: ratios, goals, a plot; ARGS="--only mlserver"
+	@$(PY) benchmarks/peers/run.py $(ARGS)
 
 bench-gate: setup ## The gate simulated: false promotions, labels to promote and to roll back
 	@$(PY) -m continual_workers.evaluation.simulate --runs 10000
