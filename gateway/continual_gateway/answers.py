@@ -19,6 +19,7 @@ from continual_contract.errors import BacklogFullError, InvalidImageError, Redis
 from continual_contract.functions import enqueue_call
 from continual_contract.keys import ModelKeys
 
+from continual_gateway.deadlines import Deadlines
 from continual_gateway.errors import AnswerLateError
 from continual_gateway.settings import Limits
 from continual_gateway.wire import RedisAddress, Wire
@@ -66,9 +67,11 @@ class Pending:
 class Answers:
     """One model's questions and answers."""
 
-    def __init__(self, keys: ModelKeys, address: RedisAddress, sender: Wire, limits: Limits) -> None:
-        self._keys, self._limits = keys, limits
-        self._sender, self._receiver = sender, Wire(address)
+    def __init__(
+        self, keys: ModelKeys, address: RedisAddress, sender: Wire, limits: Limits, deadlines: Deadlines
+    ) -> None:
+        self._keys, self._limits, self._deadlines = keys, limits, deadlines
+        self._sender, self._receiver = sender, Wire(address, deadlines)
         self._waiting: dict[bytes, asyncio.Future[Found]] = {}
         self._early: dict[bytes, Found] = {}
         self._earlier: dict[bytes, Found] = {}
@@ -122,8 +125,7 @@ class Answers:
     async def wait(self, pending: Pending) -> PredictionEntry:
         """The answer of a request that `send` accepted. Errors: AnswerLateError, RedisUnavailableError, InvalidImageError."""
         try:
-            async with asyncio.timeout(self._limits.answer_seconds):
-                found = await pending.answer
+            found = await self._deadlines.within(self._limits.answer_seconds, pending.answer)
         except TimeoutError as error:
             raise late(pending.request_id, self._limits.answer_seconds) from error
         finally:

@@ -13,6 +13,7 @@ from starlette.responses import RedirectResponse, Response
 
 from continual_gateway.asgi import App, Message, Receive, Scope, Send, error_response
 from continual_gateway.auth import Principal, check_origin, require
+from continual_gateway.deadlines import Deadlines
 from continual_gateway.errors import TooLargeError, TooSlowError, status_of
 from continual_gateway.gateway import Gateway
 from continual_gateway.roles import Role
@@ -71,7 +72,7 @@ class FrontDoor:
         try:
             refusal = self._admit(scope, headers)
             if refusal is None:
-                bounded = Bounded(receive, *self._bounds(scope, headers))
+                bounded = Bounded(receive, self._gateway.deadlines, *self._bounds(scope, headers))
                 await self._app(scope, bounded.receive, answer.send)
             else:
                 await refusal(scope, receive, answer.send)
@@ -122,30 +123,44 @@ class FrontDoor:
 class Bounded:
     """A body that cannot be longer, or slower, than its bounds."""
 
-    def __init__(self, receive: Receive, most: int, seconds: float) -> None:
-        self._receive, self._most, self._seconds = receive, most, seconds
-        self._taken, self._complete = 0, False
-        self._deadline = 0.0
+    def __init__(self, receive: Receive, deadlines: Deadlines, most: int, seconds: float) -> None:
+        self._receive, self._deadlines, self._most, self._seconds = receive, deadlines, most, seconds
+        self._taken, self._complete, self._late = 0, False, False
+        self._until = 0.0
 
     async def receive(self) -> Message:
         """Errors: TooLargeError, TooSlowError. Once the body is whole, only waits for the client to hang up."""
         if self._complete:
             return await self._receive()
-        loop = asyncio.get_running_loop()
-        self._deadline = self._deadline or loop.time() + self._seconds
-        try:
-            async with asyncio.timeout_at(self._deadline):
-                message = await self._receive()
-        except TimeoutError as error:
-            raise TooSlowError(
-                "did not arrive in time", field="body", value=f"{self._taken} bytes",
-                remedy=f"send the whole body within {self._seconds:g} s",
-            ) from error  # fmt: skip
+        message = await self._in_time()
         self._taken += len(message.get("body", b""))
         self._complete = not message.get("more_body", False)
         if self._taken > self._most:
             raise too_large(self._most)
         return message
+
+    async def _in_time(self) -> Message:
+        """As `asyncio.timeout` does it, without its timer. Errors: TooSlowError."""
+        task = asyncio.current_task()
+        assert task is not None
+        now, cancelled_before = asyncio.get_running_loop().time(), task.cancelling()
+        self._until = self._until or now + self._seconds
+        name = self._deadlines.add(self._until - now, lambda: self._give_up(task))
+        try:
+            return await self._receive()
+        except asyncio.CancelledError as error:
+            if not self._late or task.uncancel() > cancelled_before:
+                raise
+            raise TooSlowError(
+                "did not arrive in time", field="body", value=f"{self._taken} bytes",
+                remedy=f"send the whole body within {self._seconds:g} s",
+            ) from error  # fmt: skip
+        finally:
+            self._deadlines.discard(name)
+
+    def _give_up(self, task: asyncio.Task[object]) -> None:
+        self._late = True
+        task.cancel()
 
 
 class Answered:

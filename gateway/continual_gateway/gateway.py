@@ -12,6 +12,7 @@ from fastapi import Request
 
 from continual_gateway.answers import Answers
 from continual_gateway.auth import Authenticator
+from continual_gateway.deadlines import Deadlines
 from continual_gateway.decoding import Decoder
 from continual_gateway.deps import GatewayDeps
 from continual_gateway.lineage import Lineage
@@ -37,7 +38,8 @@ class Gateway:
         self.decoder = Decoder(self.metrics)
         settings = deps.settings
         self._address = address_of(settings.redis_url, settings.redis_username, settings.redis_password_file)
-        self._sender = Wire(self._address)
+        self.deadlines = Deadlines()
+        self._sender = Wire(self._address, self.deadlines)
         self._answers: dict[ModelRef, Answers] = {}
         self.recheck = Recheck()
         self.lineage = Lineage(deps.store)
@@ -67,7 +69,8 @@ class Gateway:
         """The questions and answers of one model."""
         found = self._answers.get(facts.ref)
         if found is None:
-            found = self._answers[facts.ref] = Answers(facts.keys, self._address, self._sender, self.settings.limits)
+            found = Answers(facts.keys, self._address, self._sender, self.settings.limits, self.deadlines)
+            self._answers[facts.ref] = found
             self.metrics.waiting.labels(facts.ref.qualified).set_function(lambda: float(found.waiting))
         return found
 

@@ -38,6 +38,10 @@ _VALUES: dict[str, Callable[[PredictionEntry], Any]] = {
     "version": lambda p: p.version,
     "request_id": lambda p: p.request_id,
 }
+_text, _ascii = json.encoder.encode_basestring, json.encoder.encode_basestring_ascii
+"""A string in JSON, quotes included; a stranger's may hold what no encoding can spell, so it is escaped."""
+_SPELLINGS: dict[str, Callable[[Any], str]] = {name: repr if name == "confidence" else _text for name in OUTPUTS}
+_OPENINGS = {name: f'{{"name":"{name}","datatype":"{kind}","shape":' for name, kind in _DATATYPES.items()}
 _LENGTH = struct.Struct("<I")
 
 
@@ -259,23 +263,23 @@ def wishes(asked: Any, *, all_binary: bool) -> tuple[OutputWish, ...]:
 
 
 def spell(model: str, request: InferRequest, answers: Sequence[PredictionEntry]) -> tuple[bytes, int | None]:
-    """Body of the response, and the length of its JSON head when binary tensors follow it."""
-    outputs: list[dict[str, Any]] = []
+    """Body of the response, and the length of its JSON head when binary tensors follow it.
+
+    Spelled by hand, because `json.dumps` would take a tenth of the time of a whole request; a test holds it against `json.loads`.
+    """
+    outputs: list[str] = []
     binary: list[bytes] = []
     for wish in request.outputs:
         values = [_VALUES[wish.name](answer) for answer in answers]
-        tensor: dict[str, Any] = {"name": wish.name, "datatype": _DATATYPES[wish.name], "shape": [len(answers)]}
         if wish.binary:
-            packed = _packed(wish.name, values)
-            binary.append(packed)
-            tensor["parameters"] = {"binary_data_size": len(packed)}
+            binary.append(_packed(wish.name, values))
+            data = f'"parameters":{{"binary_data_size":{len(binary[-1])}}}'
         else:
-            tensor["data"] = values
-        outputs.append(tensor)
-    document: dict[str, Any] = {"model_name": model, "model_version": answers[0].version, "outputs": outputs}
-    if request.id:
-        document["id"] = request.id
-    head = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+            data = f'"data":[{",".join(map(_SPELLINGS[wish.name], values))}]'
+        outputs.append(f"{_OPENINGS[wish.name]}[{len(answers)}],{data}}}")
+    asked = f',"id":{_ascii(request.id)}' if request.id else ""
+    names = f'{{"model_name":{_ascii(model)},"model_version":{_text(answers[0].version)}'
+    head = f'{names},"outputs":[{",".join(outputs)}]{asked}}}'.encode()
     return (b"".join([head, *binary]), len(head)) if binary else (head, None)
 
 

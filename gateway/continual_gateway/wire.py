@@ -21,6 +21,8 @@ from continual_clients.redis import read_password
 from continual_contract.errors import ContinualError, RedisUnavailableError
 from continual_contract.functions import error_from_reply
 
+from continual_gateway.deadlines import Deadlines
+
 CONNECT_SECONDS = 1.5
 Argument = str | bytes | int | float
 
@@ -56,8 +58,8 @@ def address_of(url: str, username: str, password_file: Path | None) -> RedisAddr
 class Wire:
     """One shared connection, made when it is first needed."""
 
-    def __init__(self, address: RedisAddress) -> None:
-        self._address = address
+    def __init__(self, address: RedisAddress, deadlines: Deadlines) -> None:
+        self._address, self._deadlines = address, deadlines
         self._link: _Link | None = None
         self._opening = asyncio.Lock()
 
@@ -67,11 +69,12 @@ class Wire:
         Errors: RedisUnavailableError when there is no answer within `seconds`; of an error reply, what it stands for.
         """
         try:
-            async with asyncio.timeout(seconds):
-                link = self._link
-                if link is None or link.closed:
-                    link = await self._open()
-                reply = await link.send(words)
+            link = self._link
+            if link is not None and not link.closed:
+                reply = await self._deadlines.within(seconds, link.send(words))
+            else:
+                async with asyncio.timeout(seconds):
+                    reply = await (await self._open()).send(words)
         except TimeoutError as error:
             raise unreachable(self._address, "no answer in time") from error
         if isinstance(reply, hiredis.ReplyError):

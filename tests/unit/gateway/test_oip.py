@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -143,3 +144,16 @@ def test_answers_are_spelled_in_binary_where_that_was_asked_for():
     assert document["outputs"][0]["parameters"] == {"binary_data_size": 8}
     assert np.frombuffer(raw[head_length:], "<f4").tolist() == [0.5, 0.5]
     assert document["outputs"][1]["data"] == ["sept à neuf"] * 2
+
+
+@settings(max_examples=100, deadline=None, database=None)
+@given(st.text(max_size=20), st.text(max_size=20), st.floats(0, 1), st.sampled_from(["", "mine", '"\\', "\ud800"]))
+def test_what_is_spelled_by_hand_is_what_a_parser_reads(model, class_name, confidence, request_id):
+    """Pins names with quotes, backslashes and control characters; also an id of half a surrogate pair, which no encoding can spell."""
+    request = replace(parse_infer(body(data=[1] * 6), None, SHAPE), id=request_id)
+    answer = replace(ANSWER, class_name=class_name, confidence=confidence)
+    document = json.loads(spell(model, request, [answer, answer])[0])
+    assert document["model_name"] == model
+    assert document.get("id", "") == request_id
+    assert [one["data"] for one in document["outputs"]][:2] == [[class_name] * 2, [confidence] * 2]
+    assert document["outputs"][0] == {"name": "class", "datatype": "BYTES", "shape": [2], "data": [class_name] * 2}
