@@ -1,4 +1,4 @@
-# The HTTP API and the dashboard. The dashboard's two web libraries are installed from their packages beforehand (`hack/setup web`)
+# The HTTP API and the dashboard. The dashboard's web libraries and typeface are installed from their packages beforehand (`hack/setup web`)
 # and travel with the code: the gateway serves them itself.
 ARG BASE_IMAGE
 FROM ${BASE_IMAGE} AS dependencies

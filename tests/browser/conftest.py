@@ -1,7 +1,7 @@
 """A real `continual local up`, its gateway, and Debian's Chromium: what a person has before them.
 
-One world serves all tests of a module: the model is trained once, and ends with the module, as the browser's own event loop does, so that
-no later test runs beside it. Every page is watched: an error on its console, an answer that is
+One world serves all tests of this folder: two models are trained once, side by side, and end with the folder, as the browser's own event
+loop does, so that no later test runs beside it. Every page is watched: an error on its console, an answer that is
 neither success nor asked for, or a request to another host fails the test that opened it.
 """
 
@@ -10,41 +10,34 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import secrets
-import shutil
-import signal
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-import yaml
 from continual_cli.local.gateway import GatewayFiles, sign_in_url
-from continual_cli.local.paths import Home
-from continual_cli.local.state import LocalState
-from continual_clients.redis import connect_url
-from continual_contract.keys import ModelKeys
-from continual_contract.report import Report
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, Playwright, expect, sync_playwright
 from sklearn.datasets import load_digits
 
-ROOT = Path(__file__).resolve().parents[2]
-EXAMPLE = ROOT / "examples" / "digits-fast.yaml"
+sys.path.insert(0, str(Path(__file__).parent))
+
+import regions
+from worlds import World, digits_manifest, running
+
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-BOOTSTRAP_SECONDS = 240
-KEYS = ModelKeys("default", "digits")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -54,96 +47,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 # The world ------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class World:
-    """A home with a running `local up`."""
-
-    home: Home
-    up: subprocess.Popen[bytes]
-    log: Path
-    state: LocalState = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.state = LocalState(self.home)
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {**os.environ, "CONTINUAL_HOME": str(self.home.root), "OMP_NUM_THREADS": "1"}
-
-    def verb(self, *words: str) -> str:
-        """`continual <words>`, as a person types it."""
-        done = subprocess.run(
-            [sys.executable, "-m", "continual_cli", *words],
-            env=self.environment, capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, f"continual {' '.join(words)}: {done.stderr}"
-        return done.stdout
-
-    def status(self) -> dict[str, Any]:
-        return dict((self.state.find_model("digits") or {}).get("status") or {})
-
-    def stable(self) -> str:
-        return str((self.status().get("stable") or {}).get("version", ""))
-
-    def wait(self, what: str, reached: Callable[[], object], seconds: float = 90.0) -> None:
-        """Until it is so; the log's end when it never is."""
-        deadline = time.monotonic() + seconds
-        while not reached():
-            tail = self.log.read_text(errors="replace")[-2000:]
-            assert self.up.poll() is None, f"`local up` ended while waiting for {what}:\n{tail}"
-            assert time.monotonic() < deadline, f"waited {seconds:.0f} s for {what}, in vain:\n{tail}"
-            time.sleep(0.2)
-
-    def redis(self) -> Any:
-        ends = self.state.endpoints()
-        password = Path(ends.redis_password_file) if ends.redis_password_file else None
-        return connect_url(ends.redis_url, ends.redis_username or "", password)
-
-    def settled(self) -> bool:
-        status = self.status()
-        return not any(status.get(name) for name in ("canary", "probation", "waiting"))
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """digits-fast with a window long enough for a person to label in, trained and serving."""
-    folder = tmp_path_factory.mktemp("browser")
-    home = Home(folder / "home").create()
-    manifest = yaml.safe_load(EXAMPLE.read_text())
-    manifest["spec"]["feedback"]["window"] = "2m"
-    manifest["spec"]["retraining"]["timeout"] = "15m"
-    manifest["spec"]["rollout"]["deadline"] = "10m"
-    manifest["spec"]["rollout"]["probation"]["deadline"] = "10m"
-    file = folder / "digits.yaml"
-    file.write_text(yaml.safe_dump(manifest))
-    log = folder / "up.log"
-    with log.open("ab") as out:
-        up = subprocess.Popen(
-            [sys.executable, "-m", "continual_cli", "local", "up", "-f", str(file)],
-            env={**os.environ, "CONTINUAL_HOME": str(home.root), "OMP_NUM_THREADS": "1"},
-            stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
-    found = World(home, up, log)
-    try:
-        found.wait("v1 to serve", lambda: (found.status().get("stable") or {}).get("readyReplicas"), BOOTSTRAP_SECONDS)
+    """digits, and regions that has only seen noon: trained and serving."""
+    models = [digits_manifest(), regions.manifest("photos/noon")]
+    with running(tmp_path_factory.mktemp("browser"), models, regions.bucket("photos/noon", 200)) as found:
         yield found
-    finally:
-        _end(found)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _end(world: World) -> None:
-    """In order if it can, by force if it must: nothing outlives the test."""
-    world.up.send_signal(signal.SIGTERM)
-    try:
-        world.up.wait(40)
-    except subprocess.TimeoutExpired:
-        world.up.kill()
-        world.up.wait()
-    left = subprocess.run(["pgrep", "-f", str(world.home.root)], capture_output=True, text=True, check=False)
-    for pid in left.stdout.split():
-        if int(pid) != os.getpid():
-            os.kill(int(pid), signal.SIGKILL)
+@pytest.fixture(scope="package")
+def photos(world: World) -> World:
+    """The same home, about the model of regions."""
+    return world.of("regions")
 
 
 # People ---------------------------------------------------------------------------------------------------------------------
@@ -151,14 +66,42 @@ def _end(world: World) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """A gateway with three people."""
+    """A gateway with three people; `notices` are what its webhook was told."""
 
     url: str
     tokens: dict[str, str]
+    notices: list[dict[str, Any]]
 
 
-@pytest.fixture(scope="module")
-def door(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+@pytest.fixture(scope="package")
+def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """A real receiver on 127.0.0.1: its address, and the events it took."""
+    taken: list[dict[str, Any]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            taken.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Silence."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/told", taken
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture(scope="package")
+def door(
+    world: World, webhook: tuple[str, list[dict[str, Any]]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Door]:
     """A second gateway on the same home, as a replica would be, with a viewer, a labeler and an admin."""
     folder = tmp_path_factory.mktemp("door")
     tokens = {role: secrets.token_urlsafe(24) for role in ("viewer", "labeler", "admin")}
@@ -178,6 +121,7 @@ def door(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doo
         "CONTINUAL_GATEWAY_ADDRESS": f"127.0.0.1:{port}",
         "CONTINUAL_GATEWAY_TOKENS_FILE": str(folder / "tokens.json"),
         "CONTINUAL_GATEWAY_SESSION_KEY_FILE": str(folder / "key"),
+        "CONTINUAL_GATEWAY_WEBHOOK_URL": webhook[0],
     }
     with (folder / "log").open("wb") as out:
         process = subprocess.Popen(
@@ -186,7 +130,7 @@ def door(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doo
     try:
         world.wait(f"the second gateway (its log: {folder / 'log'})", lambda: process.poll() or _answers(port), 120)
         assert process.poll() is None, (folder / "log").read_text(errors="replace")[-2000:]
-        yield Door(f"http://127.0.0.1:{port}", tokens)
+        yield Door(f"http://127.0.0.1:{port}", tokens, webhook[1])
     finally:
         process.terminate()
         process.wait(40)
@@ -209,13 +153,13 @@ def _answers(port: int) -> bool:
 # The browser ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def playwright() -> Iterator[Playwright]:
     with sync_playwright() as driver:
         yield driver
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser(playwright: Playwright) -> Iterator[Browser]:
     expect.set_options(timeout=30_000)
     assert Path(CHROMIUM).exists(), "chromium is not installed: run `hack/setup chromium`"
@@ -345,24 +289,30 @@ def digits() -> Callable[..., Digit]:
 # Traffic --------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def traffic(world: World) -> None:
     """Two hundred labelled requests, counted by the evaluator."""
-    world.verb("produce", "digits", "--rate", "60", "--count", "200", "--labels-after", "0.5")
-    world.wait("the labels to be counted", lambda: _counted(world) >= 150)
-
-
-def _counted(world: World) -> int:
-    raw = world.redis().hget(KEYS.report, "json")
-    return Report.model_validate_json(raw).labels.counted if raw else 0
+    world.verb("produce", "digits", "--model", "digits", "--rate", "60", "--count", "200", "--labels-after", "0.5")
+    world.wait("the labels to be counted", lambda: world.counted() >= 150)
 
 
 @pytest.fixture
 def asked(world: World) -> list[str]:
     """Request ids of thirty answered requests that nobody labels."""
     client = world.redis()
-    end = client.xrevrange(KEYS.predictions, count=1)
+    end = client.xrevrange(world.keys.predictions, count=1)
     last = end[0][0].decode() if end else "0-0"
-    world.verb("produce", "digits", "--rate", "60", "--count", "30", "--seed", str(secrets.randbelow(10_000)))
-    world.wait("thirty answers", lambda: len(client.xrange(KEYS.predictions, f"({last}", "+")) >= 30)
-    return [fields[b"r"].decode() for _, fields in client.xrange(KEYS.predictions, "-", "+")]
+    world.verb(
+        "produce",
+        "digits",
+        "--model",
+        "digits",
+        "--rate",
+        "60",
+        "--count",
+        "30",
+        "--seed",
+        str(secrets.randbelow(10_000)),
+    )
+    world.wait("thirty answers", lambda: len(client.xrange(world.keys.predictions, f"({last}", "+")) >= 30)
+    return [fields[b"r"].decode() for _, fields in client.xrange(world.keys.predictions, "-", "+")]

@@ -13,6 +13,7 @@ from continual_contract.keys import ModelKeys
 from continual_contract.routing import is_held_out, separation_unit
 from PIL import Image
 from playwright.sync_api import Page, expect
+from regions import tiles
 
 AsRole = Callable[..., Page]
 KEYS = ModelKeys("default", "digits")
@@ -23,9 +24,8 @@ PATHS = ("/", "/models/digits", "/models/digits/try", "/models/digits/samples", 
 
 def test_the_dashboard_of_this_machine_signs_in_and_lists_the_model(owner: Page) -> None:
     """`continual dashboard`'s address works once: name, state, version and age of the model are there."""
-    expect(owner.locator("tbody tr")).to_have_count(1)
-    expect(owner.locator("tbody tr th a")).to_have_text("digits")
-    expect(owner.locator("tbody .pill")).to_contain_text("Ready")
+    expect(owner.locator("tbody tr th a")).to_have_text(["digits", "regions"])
+    expect(owner.locator("tbody .pill")).to_contain_text(["Ready", "Ready"])
     expect(owner.locator("tbody .version").first).to_have_text(re.compile(r"v\d+"))
     expect(owner.locator(".who")).to_contain_text("me")
 
@@ -62,11 +62,31 @@ def test_the_overview_changes_without_being_loaded_again(as_role: AsRole, world:
     page = as_role("admin")
     page.goto("/models/digits")
     page.evaluate("window.here = true")
-    world.verb("suspend")
+    world.verb("suspend", "digits")
     expect(page.locator("#head .notice")).to_contain_text("Suspended")
-    world.verb("resume")
+    world.verb("resume", "digits")
     expect(page.locator("#head .notice")).to_have_count(0)
     assert page.evaluate("window.here") is True
+
+
+def test_an_open_page_is_told_what_is_new_and_asks_where_it_cannot_be_told(as_role: AsRole, visitor: Any) -> None:
+    """While nothing happens an open line of events costs no requests. Mutation check: without the line the page asks every two seconds."""
+    page = as_role("viewer")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if "/live?" in request.url else None)
+    page.goto("/models/digits")
+    page.wait_for_timeout(3_000)
+    asked.clear()
+    page.wait_for_timeout(5_000)
+    told = len(asked)
+    page.route("**/events", lambda route: route.abort())
+    page.reload()
+    page.wait_for_timeout(500)
+    asked.clear()
+    page.wait_for_timeout(5_000)
+    assert told <= 1
+    assert len(asked) >= 2
+    visitor.watch.faults.clear()
 
 
 def test_labels_are_given_by_keyboard(as_role: AsRole, world: Any, asked: list[str]) -> None:
@@ -166,7 +186,7 @@ def test_every_page_fits_a_phone(as_role: AsRole, asked: list[str], dark: bool) 
 def test_the_pages_work_without_scripts(as_role: AsRole, digits: Any, world: Any) -> None:
     """Sign in, read the overview, ask about an image, correct nothing, label one request, suspend and resume: forms and links alone."""
     page = as_role("admin", script=False)
-    page.click("tbody a")
+    page.click("tbody a >> text=digits")
     expect(page.locator("h1")).to_have_text("digits")
     expect(page.locator("#rollout .verdict")).to_be_visible()
     page.locator(".tabs a", has_text="Try it").click()
@@ -211,6 +231,30 @@ def test_a_drawing_is_asked_like_a_file(as_role: AsRole) -> None:
     assert ink > 50_00, "the stroke is in the picture"
 
 
+def test_an_image_of_another_size_is_refused_where_the_model_says_so(as_role: AsRole, visitor: Any) -> None:
+    """`fit: Refuse`: the page says so beforehand, and what is sent all the same is answered with both sizes."""
+    visitor.watch.expected.add(400)
+    page = as_role("viewer")
+    page.goto("/models/digits/try")
+    expect(page.locator(".drop")).to_contain_text("Exactly 28 × 28 pixels")
+    page.set_input_files("#image", next(tiles("noon", 3)).upload("photo.png"))
+    expect(page.get_by_role("alert")).to_contain_text("28")
+    expect(page.get_by_role("alert")).to_contain_text("What helps")
+
+
+def test_a_photo_of_another_size_is_letterboxed_where_the_model_says_so(as_role: AsRole) -> None:
+    """A picture of 48 by 40 pixels in one of 32 by 32: whole, with bars above and below, and shown as the model sees it."""
+    page = as_role("viewer")
+    page.goto("/models/regions/try")
+    expect(page.locator("canvas.sketch")).to_have_count(0)
+    page.set_input_files("#image", next(tiles("noon", 3)).upload("photo.png"))
+    expect(page.locator(".fitted")).to_contain_text("32 × 32 pixels")
+    page.wait_for_function("document.querySelector('img.picture').complete")
+    rows = page.evaluate(ROWS)
+    assert (max(rows[:2]), max(rows[-2:])) == (0, 0), "bars"
+    assert min(rows[4:-4]) > 0, "no bar inside"
+
+
 def test_a_pasted_image_is_asked_like_a_file(as_role: AsRole) -> None:
     """An image on the clipboard lands in the form and is sent; pasted text does nothing."""
     page = as_role("viewer")
@@ -224,6 +268,7 @@ def test_a_pasted_image_is_asked_like_a_file(as_role: AsRole) -> None:
 def test_a_page_whose_gateway_is_away_says_that_it_is_old(as_role: AsRole, visitor: Any) -> None:
     """No answer: a banner over numbers that stand still; the next answer takes it away."""
     page = as_role("viewer")
+    page.route("**/events", lambda route: route.abort())
     page.goto("/models/digits")
     expect(page.locator("#away")).to_be_hidden()
     page.route("**/live**", lambda route: route.abort())
@@ -295,10 +340,56 @@ def test_seed_d_a_wrong_answer_is_corrected_learned_and_right(as_role: AsRole, d
     )
     page.set_input_files("#image", one.upload)
     expect(page.locator("#said")).to_have_text(one.label)
-    world.verb("rollback")  # the tests after this one begin without a probation
-    world.wait("the rollback", lambda: world.stable() == before and world.settled())
+    by_hand(as_role("admin"), world, before, after)
 
 
+def by_hand(page: Page, world: Any, before: str, after: str) -> None:
+    """An admin takes the promotion back, pins, readmits, promotes, takes back again and rejects: by buttons alone."""
+    row = page.locator("#versions tbody tr", has=page.locator("th", has_text=after))
+    stable = page.locator(".figure", has_text="Stable version").locator(".value")
+    page.goto("/models/digits")
+    press(page, "#head-rollback")
+    expect(row.locator(".pill")).to_contain_text("Rolled back")
+    expect(stable).to_have_text(before)
+    press(page, f"#versions-pin-{before}")
+    expect(page.locator("#head .notice", has_text="Pinned")).to_be_visible()
+    press(page, "#versions-unpin")
+    expect(page.locator("#head .notice", has_text="Pinned")).to_have_count(0)
+    row.get_by_role("button", name="Readmit").click()
+    agree(page)
+    press(page, f"#rollout-promote-{after}")
+    expect(stable).to_have_text(after)
+    expect(page.locator("#ledger .ledger").first.locator("li", has_text="Forced").first).to_contain_text("by hand")
+    press(page, "#head-rollback")
+    expect(stable).to_have_text(before)
+    row.get_by_role("button", name="Readmit").click()
+    agree(page)
+    press(page, f"#rollout-reject-{after}")
+    expect(row.locator(".pill")).to_contain_text("Rejected")
+    world.wait("rest", lambda: world.stable() == before and world.settled())
+
+
+def press(page: Page, button: str) -> None:
+    """Press, and say yes where the page asks first."""
+    page.click(button)
+    if page.locator("#confirm").is_visible():
+        agree(page)
+    expect(page.locator(".told")).to_be_visible()
+
+
+def agree(page: Page) -> None:
+    page.locator("#confirm button", has_text="Go ahead").click()
+    expect(page.locator(".told")).to_be_visible()
+
+
+ROWS = """() => {
+  const image = document.querySelector("img.picture");
+  const canvas = Object.assign(document.createElement("canvas"), {width: 32, height: 32});
+  const pen = canvas.getContext("2d");
+  pen.drawImage(image, 0, 0);
+  return Array.from({length: 32}, (_, y) => pen.getImageData(0, y, 32, 1).data.reduce(
+    (most, value, index) => index % 4 === 3 ? most : Math.max(most, value), 0));
+}"""
 POST = """async ([path, fields]) => (await fetch(path, {method: "POST", headers: {accept: "text/html"},
   body: new URLSearchParams(fields)})).status"""
 INK = """() => {

@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 from continual_contract.errors import ContinualError, UsageError
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, RedirectResponse
 
-from continual_gateway import guards
+from continual_gateway import audit, guards
 from continual_gateway.api.samples import MAX_FIELDS, files_of, upload_of
+from continual_gateway.forgetting import forget
 from continual_gateway.gateway import gateway_of
-from continual_gateway.guards import Viewer
+from continual_gateway.guards import Admin, Viewer
 from continual_gateway.pages.learning import model_frame
 from continual_gateway.pages.rendering import PageRoute, render
 from continual_gateway.samples import MAX_FILES, Filter, Ingested, ingest, listing, state_named
@@ -59,6 +60,16 @@ async def upload_samples(request: Request, model: str) -> Response:
             raise
         problem = error.describe()
     return await _page(request, model, NO_FILTER, "", _report(done, problem))
+
+
+@ingest_router.post("/models/{model}/samples/{request_id}/forget")
+async def forget_row(request: Request, who: Admin, model: str, request_id: str) -> Response:
+    """What is kept of one sample is removed, as `/v1/…/samples/forget` does it for programs."""
+    gateway = gateway_of(request)
+    facts = await gateway.models.facts(model)
+    done = await forget(gateway, facts, request_id, "")
+    await audit.record(gateway.deps.redis, who, facts.ref, "forget", f"{len(done.requests)} requests")
+    return RedirectResponse(f"/models/{model}/samples?told=forget", 303)
 
 
 def _report(done: list[Ingested], problem: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from continual_gateway.pages.reading import reading_of
 from continual_gateway.pages.rendering import PageRoute, fragment, render
 from continual_gateway.roles import Role
 from continual_gateway.views import text
-from continual_gateway.views.corrections import Told, progress
+from continual_gateway.views.corrections import Told, newest_answer, progress
 from continual_gateway.views.overview import head
 from continual_gateway.views.snapshot import Snapshot
 
@@ -83,7 +83,8 @@ async def _try(request: Request, who: Principal, model: str, request_id: str) ->
     return render(
         request, "try.html", said=said, confidence=text.percent(said.confidence if said else None), mine=[_line(c) for c in mine],
         chances=await _chances(request, facts, model, said), can_draw=shape.channels == 1,
-        size=f"{shape.height} × {shape.width}", fit=facts.fit, corrections=facts.corrections, **values,
+        size=f"{shape.height} × {shape.width}", width=shape.width, height=shape.height, fit=facts.fit,
+        corrections=facts.corrections, **values,
     )  # fmt: skip
 
 
@@ -166,8 +167,10 @@ async def _follow(request: Request, model: str, request_id: str) -> dict[str, An
         phase=found.progress.phase, epoch=found.progress.epoch, epochs=found.progress.epochs, digest=found.digest,
         after=found.after, after_confidence=found.after_confidence, version=found.version, live=found.live,
     )  # fmt: skip
-    shown = progress(snapshot, told, again)
-    return {"correction": found, "progress": shown, "was_confidence": text.percent(found.was_confidence)}
+    return {
+        "correction": found, "progress": progress(snapshot, told, again), "now": newest_answer(told, again),
+        "was_confidence": text.percent(found.was_confidence),
+    }  # fmt: skip
 
 
 # The label queue ------------------------------------------------------------------------------------------------------------

@@ -101,6 +101,7 @@ TOLD = {
     "resume": "Resumed.",
     "cancel": "The cancellation was asked for.",
     "readmit": "Readmitted: it becomes a candidate again.",
+    "forget": "Forgotten: its picture and its row are gone, and no later training may have it.",
 }
 """What a page says after a verb; the address only carries its name, so nobody can make a page say something else."""
 

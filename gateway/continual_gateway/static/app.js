@@ -94,12 +94,17 @@
       pen.stroke();
       last = here;
     };
-    canvas.addEventListener("pointerdown", (event) => { canvas.setPointerCapture(event.pointerId); last = at(event); stroke(event); });
+    canvas.addEventListener("pointerdown", (event) => { canvas.parentElement.querySelector(".hint").hidden = true; canvas.setPointerCapture(event.pointerId); last = at(event); stroke(event); });
     canvas.addEventListener("pointermove", stroke);
     canvas.addEventListener("pointerup", () => { last = null; });
     document.getElementById("sketch-clear").addEventListener("click", clear);
     document.getElementById("sketch-send").addEventListener("click", () => {
-      canvas.toBlob((blob) => put(document.getElementById("image"), [new File([blob], "drawing.png", { type: "image/png" })]), "image/png");
+      // in the size of the model: what is refused for a file of another size is not refused for a drawing
+      const small = Object.assign(document.createElement("canvas"), { width: Number(canvas.dataset.width), height: Number(canvas.dataset.height) });
+      const copy = small.getContext("2d");
+      copy.imageSmoothingQuality = "high";
+      copy.drawImage(canvas, 0, 0, small.width, small.height);
+      small.toBlob((blob) => put(document.getElementById("image"), [new File([blob], "drawing.png", { type: "image/png" })]), "image/png");
     });
   }
   // An upload takes a while: say so, and send the empty file fields of the form not at all.
@@ -110,6 +115,7 @@
     form.querySelector("button").disabled = true;
   });
   for (const element of document.querySelectorAll("[data-needs-script]")) element.hidden = false;
+  for (const element of document.querySelectorAll("[data-plain]")) element.hidden = true;
 
   // One key per class; a queue fragment names its keys in data-key.
   document.addEventListener("keydown", (event) => {
@@ -120,6 +126,47 @@
     event.preventDefault();
     button.click();
   });
+
+  // An open page asks for what differs when the gateway says that something happened: one line of server-sent events, open while the
+  // page is seen. While there is no line it asks every two seconds, so a proxy that swallows events costs freshness, never truth.
+  const ASK_MS = 2000;
+  const QUIET_MS = 15_000;
+  let line = null;
+  let askedAt = 0;
+  let triedAt = 0;
+  const poll = () => document.getElementById("poll");
+  const isOpen = () => line?.readyState === EventSource.OPEN;
+
+  function askAgain() {
+    askedAt = Date.now();
+    htmx.trigger(poll(), "news");
+    document.dispatchEvent(new Event("continual:news"));
+  }
+
+  function hang() {
+    line?.close();
+    line = null;
+  }
+
+  function listen() {
+    triedAt = Date.now();
+    hang();
+    line = new EventSource(poll().dataset.events);
+    line.addEventListener("state", askAgain);
+  }
+
+  function look() {
+    if (!poll() || document.hidden) return;
+    if ((!line || line.readyState === EventSource.CLOSED) && Date.now() - triedAt > QUIET_MS) listen();
+    if (Date.now() - askedAt >= (isOpen() ? QUIET_MS : ASK_MS)) askAgain();
+  }
+
+  if (poll()) {
+    setInterval(look, ASK_MS);
+    listen();
+    document.addEventListener("visibilitychange", () => { if (document.hidden) hang(); else { triedAt = 0; look(); } });
+    window.addEventListener("pagehide", hang);
+  }
 
   // The gateway is away, or the session has ended: never let old numbers look like new ones.
   const away = document.getElementById("away");

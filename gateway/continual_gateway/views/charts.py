@@ -170,7 +170,7 @@ def _training(snapshot: Snapshot) -> Chart:
     """Accuracy and loss over the epochs of the newest version that has a history."""
     epochs = snapshot.epochs
     series: list[dict[str, Any]] = [
-        {"label": "new samples", "values": [round(e.train_accuracy * 100, 2) for e in epochs]},
+        {"label": "new", "values": [round(e.train_accuracy * 100, 2) for e in epochs]},
         {
             "label": "holdout",
             "values": [None if e.holdout_accuracy is None else round(e.holdout_accuracy * 100, 2) for e in epochs],

@@ -77,6 +77,29 @@ def progress(snapshot: Snapshot, told: Told, again: Again | None) -> Progress:
     return Progress(steps, told.epoch, told.epochs, over, fixed)
 
 
+@dataclass(frozen=True, slots=True)
+class Newest:
+    """The answer of the newest that was asked about the image since; nameless until there is one."""
+
+    when: str
+    name: str = ""
+    confidence: str = ""
+    version: str = ""
+    tone: Tone = "idle"
+
+
+def newest_answer(told: Told, again: Again | None) -> Newest:
+    """The live answer, else the new checkpoint's own."""
+    if again is not None:
+        tone: Tone = "good" if again.class_name == told.label else "bad"
+        return Newest("Now, live", again.class_name, text.percent(again.confidence), again.version, tone)
+    if told.after:
+        tone = "good" if told.after == told.label else "bad"
+        confidence = text.percent(told.after_confidence)
+        return Newest("The new checkpoint", told.after, confidence, told.version, tone)
+    return Newest("After retraining", confidence=f"should be {told.label}")
+
+
 def _training_step(snapshot: Snapshot, told: Told) -> Step:
     name = "Used for retraining"
     if told.state == "failed" and not told.after:

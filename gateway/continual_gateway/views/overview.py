@@ -275,7 +275,7 @@ def _figure_accuracy(snapshot: Snapshot) -> Figure:
 def _figure_rate(snapshot: Snapshot) -> Figure:
     value = answers_per_second(snapshot.fine)
     total = _answers(snapshot.fine[-1]) if snapshot.fine else None
-    return Figure("Answers", text.rate(value), "/s", f"{text.count(total)} by versions in view")
+    return Figure("Answers", text.rate(value), "/s", f"{text.count(total)} in all")
 
 
 def _figure_lag(snapshot: Snapshot) -> Figure:
@@ -292,7 +292,7 @@ def _figure_lag(snapshot: Snapshot) -> Figure:
 def _figure_latency(snapshot: Snapshot) -> Figure:
     scores = snapshot.report.versions.get(str(snapshot.status("stable.version"))) if snapshot.report else None
     value = text.milliseconds(scores.worker_us_p95 if scores else None)
-    return Figure("Latency p95", value.removesuffix(" ms"), "ms" if value != text.DASH else "", "worker time per image")
+    return Figure("Latency p95", value.removesuffix(" ms"), "ms" if value != text.DASH else "", "per image")
 
 
 def _figure_labels(snapshot: Snapshot) -> Figure:
@@ -302,7 +302,7 @@ def _figure_labels(snapshot: Snapshot) -> Figure:
     state = report.labels
     faults = [f"{text.count(n)} {word}" for n, word in ((state.late, "late"), (state.unknown, "unknown")) if n]
     throttled = [f"{text.count(state.throttled)} throttled"] if state.throttled else []
-    note = ", ".join((*faults, *throttled)) or f"{text.count(report.released_samples)} new to train on"
+    note = ", ".join((*faults, *throttled)) or f"{text.count(report.released_samples)} to train on"
     return Figure("Labels", text.count(state.counted), note=note, tone="warn" if throttled else "idle")
 
 

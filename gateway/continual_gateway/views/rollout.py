@@ -86,7 +86,10 @@ class Rollout:
     """When the declared default falls, ISO; empty where it is not known."""
     missing: tuple[str, ...] = ()
     """What is still missing, in sentences."""
-    discordance: str = ""
+    pairs: int = 0
+    """Labelled requests that both versions answered; of them `wins` only the candidate had right, `losses` only the other."""
+    wins: int = 0
+    losses: int = 0
     awaits_approval: bool = False
 
 
@@ -136,7 +139,9 @@ def _canary(snapshot: Snapshot) -> Rollout:
         reason=text.words(reason),
         deadline=_after(canary.get("started"), snapshot.spec("rollout.deadline", DEADLINE_DEFAULT)),
         missing=tuple(_still_missing(checks)),
-        discordance=_discordance(pair),
+        pairs=pair.pairs if pair else 0,
+        wins=pair.wins if pair else 0,
+        losses=pair.losses if pair else 0,
         awaits_approval=reason == "AwaitingApproval",
     )
 
@@ -305,12 +310,11 @@ def _latency(ours: VersionScores | None, theirs: VersionScores | None, ratio: fl
         return
     have = ours.worker_us_p95 / theirs.worker_us_p95
     slower = ours.worker_us_p95 - theirs.worker_us_p95 > 2000 and have > ratio
-    shown = f"{text.milliseconds(ours.worker_us_p95)}, stable {text.milliseconds(theirs.worker_us_p95)}"
     few = min(ours.answers, theirs.answers) < LATENCY_ANSWERS
     yield Check(
         "Latency p95",
-        shown,
-        f"at most {ratio:g} times stable",
+        text.milliseconds(ours.worker_us_p95),
+        f"at most {ratio:g} × stable’s {text.milliseconds(theirs.worker_us_p95)}",
         _share(have, ratio),
         "open" if slower and not few else "met",
     )
@@ -334,13 +338,6 @@ def _still_missing(checks: tuple[Check, ...]) -> Iterator[str]:
             yield f"{check.name.lower()}: {check.note}"
         elif check.state == "open":
             yield f"{check.name.lower()}: {check.have} of {check.need.removeprefix('at least ')}"
-
-
-def _discordance(pair: PairEvidence | None) -> str:
-    if pair is None or not pair.pairs:
-        return ""
-    differ = pair.wins + pair.losses
-    return f"they differ on {differ} of {pair.pairs} pairs: {pair.wins} won, {pair.losses} lost"
 
 
 def _sides(snapshot: Snapshot, candidate: str, baseline: str, weight: int) -> tuple[Side, ...]:
@@ -396,7 +393,9 @@ def _probation(snapshot: Snapshot) -> Rollout:
         reason=text.words(str((block.get("evidence") or {}).get("reason", ""))),
         deadline=_after(block.get("started"), rules["deadline"]),
         missing=tuple(_still_missing(checks)),
-        discordance=_discordance(pair),
+        pairs=pair.pairs if pair else 0,
+        wins=pair.wins if pair else 0,
+        losses=pair.losses if pair else 0,
     )
 
 

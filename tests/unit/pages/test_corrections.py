@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from continual_gateway.views.corrections import Again, Told, progress
+from continual_gateway.views.corrections import Again, Newest, Told, newest_answer, progress
 from continual_gateway.views.samples import sample_table
 
 
@@ -65,3 +65,13 @@ def test_samples_get_columns_for_what_their_table_said() -> None:
     assert table.columns == ("country", "post id")
     assert [row.values for row in table.rows] == [("Japan", "1"), ("Peru", ""), ("", "")]
     assert [(row.verdict, row.tone) for row in table.rows] == [("right", "good"), ("wrong", "bad"), ("", "idle")]
+
+
+def test_the_newest_answer_is_the_live_one_then_the_checkpoints_own_then_what_it_should_be():
+    """Beside the old answer stands the newest there is, right or wrong; before any, what was said to be right."""
+    told = Told(state="waiting", was="4", label="8")
+    assert newest_answer(told, None) == Newest("After retraining", confidence="should be 8")
+    learned = Told(state="learned", was="4", label="8", digest="d", after="8", after_confidence=0.9, version="v3")
+    assert newest_answer(learned, None) == Newest("The new checkpoint", "8", "90.0 %", "v3", "good")
+    live = newest_answer(learned, Again("4", 0.6, "v3"))
+    assert live == Newest("Now, live", "4", "60.0 %", "v3", "bad")
