@@ -15,14 +15,15 @@ import hashlib
 import hmac
 import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from continual_gateway.errors import ForbiddenError, UnauthenticatedError
 from continual_gateway.roles import Role
-from continual_gateway.settings import GatewaySettings, Token
+from continual_gateway.settings import GatewaySettings, Network, Token
 
 COOKIE = "continual_session"
 CSRF_HEADER = "x-csrf-token"
@@ -146,6 +147,31 @@ def check_origin(method: str, headers: Mapping[str, str]) -> None:
         "comes from another site, or does not say from where", field="Origin", value=origin or None,
         remedy="use the gateway's own pages, or send a token in Authorization",
     )  # fmt: skip
+
+
+def is_encrypted(scheme: str, peer: str, headers: Mapping[str, str], proxies: Sequence[Network]) -> bool:
+    """Whether the browser spoke HTTPS: to us, or to a proxy that we trust and that says so.
+
+    Args:
+        scheme: of our own connection.
+        peer: its other side's address; empty for none.
+        headers: in lower case. Of several words in X-Forwarded-Proto the last is the one that our peer wrote.
+        proxies: whose word counts.
+    """
+    if scheme == "https":
+        return True
+    said = headers.get("x-forwarded-proto", "").rpartition(",")[2].strip().lower()
+    return said == "https" and is_within(peer, proxies)
+
+
+def is_within(peer: str, networks: Sequence[Network]) -> bool:
+    """Whether an address lies in one of the networks; an IPv4 address in IPv6's clothes is an IPv4 address."""
+    try:
+        address = ip_address(peer)
+    except ValueError:
+        return False
+    plain = getattr(address, "ipv4_mapped", None) or address
+    return any(plain in network for network in networks)
 
 
 def require(principal: Principal | None, role: Role) -> Principal:

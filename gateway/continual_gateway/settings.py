@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
 from continual_contract import settings as names
@@ -25,6 +26,8 @@ SESSION_KEY_FILE = "CONTINUAL_GATEWAY_SESSION_KEY_FILE"
 """At least 32 bytes, the same for every replica."""
 TRUSTED_HEADER = "CONTINUAL_GATEWAY_TRUSTED_HEADER"
 """Header in which a proxy before the gateway names the person; unset: none is believed."""
+TRUSTED_PROXIES = "CONTINUAL_GATEWAY_TRUSTED_PROXIES"
+"""Addresses or networks with commas between, whose X-Forwarded-Proto is believed; unset: none."""
 WEBHOOK_URL = "CONTINUAL_GATEWAY_WEBHOOK_URL"
 WEBHOOK_URL_FILE = "CONTINUAL_GATEWAY_WEBHOOK_URL_FILE"
 """The same in a mounted file, where the address itself is a secret."""
@@ -37,6 +40,7 @@ ANSWER_SECONDS = "CONTINUAL_GATEWAY_ANSWER_SECONDS"
 """How long an inference request waits for its answer before it is told the id to ask later."""
 
 MIN_KEY_BYTES = 32
+Network = IPv4Network | IPv6Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,7 @@ class GatewaySettings:
     tokens: tuple[Token, ...]
     session_key: bytes = field(repr=False)
     trusted_header: str = ""
+    trusted_proxies: tuple[Network, ...] = ()
     webhook_url: str = field(default="", repr=False)
     namespaces: tuple[str, ...] = ()
     """Empty: all."""
@@ -105,6 +110,7 @@ def read_settings(env: Mapping[str, str]) -> GatewaySettings:
         tokens=tokens,
         session_key=read_session_key(_path(env, SESSION_KEY_FILE)),
         trusted_header=trusted,
+        trusted_proxies=read_networks(env.get(TRUSTED_PROXIES, "")),
         webhook_url=_webhook(env),
         namespaces=_namespaces(env.get(WATCH, "")),
         installation=env.get(INSTALLATION, ""),
@@ -138,6 +144,19 @@ def read_address(text: str) -> tuple[str, int]:
     if not colon or not port.isdigit() or int(port) > 65_535:
         raise UsageError("is not an address", field=ADDRESS, value=text, remedy="write host:port, like 0.0.0.0:8080")
     return host.strip("[]"), int(port)
+
+
+def read_networks(text: str) -> tuple[Network, ...]:
+    """`10.0.0.0/8,192.168.1.7`; `UsageError` for anything else."""
+    try:
+        return tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise UsageError(
+            f"is no list of addresses: {error}",
+            field=TRUSTED_PROXIES,
+            value=text,
+            remedy="write 10.0.0.0/8,192.168.1.7",
+        ) from error
 
 
 def read_tokens(path: Path | None) -> tuple[Token, ...]:

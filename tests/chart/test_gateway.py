@@ -23,6 +23,7 @@ from continual_clients.registry import Registry
 from continual_contract import settings
 from continual_contract.artifacts import StoreLayout
 from continual_contract.keys import ModelKeys
+from continual_gateway.settings import Limits, read_settings
 from control_plane import MODELS, ControlPlane, free_port
 
 SPEC = {
@@ -43,6 +44,31 @@ class Gateway:
 
     def token_file(self, person: str) -> Path:
         return self.folder / f"token-{person}"
+
+
+def limits_of(values: dict[str, Any]) -> dict[str, str]:
+    """What the gateway is told of bounds and proxies under these values."""
+    [container] = one(render(values), "Deployment", "continual-gateway")["spec"]["template"]["spec"]["containers"]
+    wanted = ("CONTINUAL_GATEWAY_BACKLOG", "CONTINUAL_GATEWAY_ANSWER_SECONDS", "CONTINUAL_GATEWAY_TRUSTED_PROXIES")
+    return {name: value for name, value in env_of(container).items() if name in wanted}
+
+
+def test_bounds_and_trusted_proxies_reach_the_gateway_as_it_reads_them(tmp_path: Path) -> None:
+    """The chart's defaults are the gateway's own; large numbers are written out; proxies are told only where there are some."""
+    assert limits_of({}) == {"CONTINUAL_GATEWAY_BACKLOG": "20000", "CONTINUAL_GATEWAY_ANSWER_SECONDS": "30"}
+    told = limits_of(
+        {"gateway": {"backlog": 5_000_000, "answerSeconds": 0.5, "trustedProxies": ["10.0.0.0/8", "fd00::1"]}}
+    )
+    assert told["CONTINUAL_GATEWAY_BACKLOG"] == "5000000"
+    (tmp_path / "key").write_text("k" * 40)
+    required = {
+        settings.REDIS_URL: "redis://r:6379", settings.STORE_URL: "file:///s", "CONTINUAL_GATEWAY_TRUSTED_HEADER": "x-user",
+        "CONTINUAL_GATEWAY_SESSION_KEY_FILE": str(tmp_path / "key"),
+    }  # fmt: skip
+    read = read_settings(required | told)
+    assert (read.limits.backlog, read.limits.answer_seconds) == (5_000_000, 0.5)
+    assert [str(network) for network in read.trusted_proxies] == ["10.0.0.0/8", "fd00::1/128"]
+    assert read_settings(required | limits_of({})).limits == Limits()
 
 
 @pytest.fixture

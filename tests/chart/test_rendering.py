@@ -147,6 +147,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"modelNamespaces": ["Team_A"]}, "/modelNamespaces/0"),
     ({"workers": {"trainer": {"resources": {"limits": {"cpu": "two"}}}}}, "/workers/trainer/resources/limits/cpu"),
     ({"gateway": {"tokens": [{"name": "ann", "role": "owner"}]}}, "/gateway/tokens/0/role"),
+    ({"gateway": {"trustedProxies": ["proxy.example"]}}, "/gateway/trustedProxies/0"),
+    ({"gateway": {"backlog": 0}}, "/gateway/backlog"),
+    ({"gateway": {"answerSeconds": 0}}, "/gateway/answerSeconds"),
     ({"networkPolicy": {"apiServer": {"ports": []}}}, "/networkPolicy/apiServer/ports"),
     ({"unheard": 1}, "additional properties 'unheard' not allowed"),
 ]

@@ -32,6 +32,11 @@ from continual_cli.local.state import Endpoints
 
 log = logging.getLogger("continual.local")
 
+WISHES = tuple(
+    f"CONTINUAL_GATEWAY_{name}"
+    for name in ("WEBHOOK_URL", "WEBHOOK_URL_FILE", "TRUSTED_PROXIES", "BACKLOG", "ANSWER_SECONDS")
+)
+"""What a user may tell the gateway by the environment of `continual local up`."""
 USER = "me"
 """The one person of a home: an admin."""
 READY_SECONDS = 60.0
@@ -155,8 +160,7 @@ class GatewayProcess:
             "CONTINUAL_GATEWAY_TOKENS_FILE": str(folder / "tokens.json"),
             "CONTINUAL_GATEWAY_SESSION_KEY_FILE": str(folder / "session-key"),
         }
-        wanted = (*INHERITED, "CONTINUAL_GATEWAY_WEBHOOK_URL", "CONTINUAL_GATEWAY_WEBHOOK_URL_FILE")
-        inherited = {name: self._environ[name] for name in wanted if name in self._environ}
+        inherited = {name: self._environ[name] for name in (*INHERITED, *WISHES) if name in self._environ}
         return inherited | {name: value for name, value in said.items() if value}
 
 

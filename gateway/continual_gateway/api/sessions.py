@@ -11,7 +11,7 @@ import redis.asyncio
 from fastapi import APIRouter, Form, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
-from continual_gateway.auth import COOKIE, SESSION_SECONDS, TICKET_SECONDS
+from continual_gateway.auth import COOKIE, SESSION_SECONDS, TICKET_SECONDS, is_encrypted
 from continual_gateway.gateway import Gateway, gateway_of
 from continual_gateway.guards import Asker, Viewer
 
@@ -66,9 +66,11 @@ async def whoami(request: Request, principal: Viewer) -> dict[str, Any]:
 
 def _welcome(request: Request, gateway: Gateway, name: str) -> Response:
     response = RedirectResponse("/", 303)
+    peer = request.client.host if request.client is not None else ""
+    secure = is_encrypted(request.url.scheme, peer, request.headers, gateway.settings.trusted_proxies)
     response.set_cookie(
-        COOKIE, gateway.auth.session_for(name), max_age=int(SESSION_SECONDS), path="/", httponly=True,
-        samesite="lax", secure=request.url.scheme == "https",
+        COOKIE, gateway.auth.session_for(name), max_age=int(SESSION_SECONDS), path="/", httponly=True, samesite="lax",
+        secure=secure,
     )  # fmt: skip
     return response
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 from continual_contract.errors import UsageError
-from continual_gateway.auth import COOKIE, SESSION_SECONDS, Authenticator, check_origin, make_ticket
+from continual_gateway.auth import COOKIE, SESSION_SECONDS, Authenticator, check_origin, is_encrypted, make_ticket
 from continual_gateway.errors import ForbiddenError, UnauthenticatedError
 from continual_gateway.roles import Role, role_named
-from continual_gateway.settings import Token, read_settings
+from continual_gateway.settings import Token, read_networks, read_settings
 
 
 @pytest.fixture
@@ -110,6 +110,32 @@ def test_a_change_comes_from_our_own_pages(method, headers, allowed):
             check_origin(method, OWN | headers)
 
 
+PROXIES = read_networks("10.0.0.0/8, 192.168.1.7, fd00::/8")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "peer", "said", "encrypted"),
+    [
+        ("https", "203.0.113.5", None, True),
+        ("http", "10.1.2.3", "https", True),
+        ("http", "192.168.1.7", "HTTPS", True),
+        ("http", "fd00::1", "https", True),
+        ("http", "::ffff:10.1.2.3", "https", True),
+        ("http", "10.1.2.3", "http, https", True),
+        ("http", "10.1.2.3", None, False),
+        ("http", "10.1.2.3", "http", False),
+        ("http", "10.1.2.3", "https, http", False),
+        ("http", "192.168.1.8", "https", False),
+        ("http", "203.0.113.5", "https", False),
+        ("http", "", "https", False),
+    ],
+)
+def test_only_a_trusted_proxy_says_that_the_browser_spoke_https(scheme, peer, said, encrypted):
+    headers = {} if said is None else {"x-forwarded-proto": said}
+    assert is_encrypted(scheme, peer, headers, PROXIES) is encrypted
+    assert is_encrypted(scheme, peer, headers, ()) is (scheme == "https")
+
+
 def environment(folder, **changes):
     (folder / "tokens.json").write_text('[{"name": "a", "role": "admin", "sha256": "' + "0" * 64 + '"}]')
     (folder / "key").write_text("k" * 40 + "\n")
@@ -148,6 +174,8 @@ def test_no_secret_is_in_a_settings_spelling(tmp_path):
         ({"CONTINUAL_GATEWAY_SESSION_KEY_FILE": ""}, "CONTINUAL_GATEWAY_SESSION_KEY_FILE"),
         ({"CONTINUAL_GATEWAY_WEBHOOK_URL": "ftp://x"}, "CONTINUAL_GATEWAY_WEBHOOK_URL"),
         ({"CONTINUAL_GATEWAY_BACKLOG": "many"}, "CONTINUAL_GATEWAY_BACKLOG"),
+        ({"CONTINUAL_GATEWAY_TRUSTED_PROXIES": "10.0.0.0/8,proxy"}, "CONTINUAL_GATEWAY_TRUSTED_PROXIES"),
+        ({"CONTINUAL_GATEWAY_TRUSTED_PROXIES": "10.0.0.1/8"}, "CONTINUAL_GATEWAY_TRUSTED_PROXIES"),
         ({"CONTINUAL_GATEWAY_ANSWER_SECONDS": "-1"}, "CONTINUAL_GATEWAY_ANSWER_SECONDS"),
     ],
 )

@@ -9,6 +9,7 @@ from continual_gateway import auth, frontdoor
 from continual_gateway.auth import Authenticator
 from continual_gateway.frontdoor import OPEN_PATHS, STATIC
 from continual_gateway.roles import Role
+from continual_gateway.settings import read_networks
 from fastapi.routing import APIRoute
 
 SAFE = {"GET", "HEAD", "OPTIONS"}
@@ -210,6 +211,22 @@ def test_signing_in_with_a_token_gives_a_session_of_that_role(visit):
     wrong, who = visit(story)
     assert "refused" in wrong.headers["location"]
     assert (who["name"], who["role"]) == ("labeler", "labeler")
+
+
+async def cookies_behind_tls(visit):
+    """The session cookie of both ways in, where a proxy says that the browser spoke HTTPS."""
+    headers = {"origin": "https://gateway.test", "x-forwarded-proto": "https"}
+    ticket = visit.app.state.gateway.auth.ticket_for("admin")
+    signed_in = await visit("POST", "/signin", None, data={"token": "labeler" * 10}, headers=headers)
+    redeemed = await visit("GET", f"/signin/ticket?ticket={ticket}", None, headers=headers)
+    return ["; secure" in answer.headers["set-cookie"].lower() for answer in (signed_in, redeemed)]
+
+
+def test_a_session_begun_over_https_never_travels_in_clear(visit):
+    """Pins Secure behind the proxy that ends TLS, and that a stranger's word for it counts nothing."""
+    assert visit(cookies_behind_tls, trusted_proxies=read_networks("127.0.0.0/8")) == [True, True]
+    assert visit(cookies_behind_tls) == [False, False]
+    assert visit(cookies_behind_tls, trusted_proxies=read_networks("10.0.0.0/8")) == [False, False]
 
 
 def test_the_trusted_header_is_believed_only_where_the_installation_says_so(visit):
