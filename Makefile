@@ -5,7 +5,7 @@ STAMP := .venv/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup redis web chromium screenshots tools demo test test-long control-plane e2e e2e-tools e2e-node images lint format lock lock-images lock-peers reference chart checkov bench bench-learning bench-quick bench-gate bench-operator bench-peers bench-training bench-growth clean
+.PHONY: help setup redis web chromium screenshots tools demo test test-long control-plane e2e e2e-tools e2e-node images lint format lock lock-images lock-peers reference chart checkov bench bench-learning bench-closedloop bench-quick bench-gate bench-operator bench-peers bench-training bench-growth clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -119,6 +119,9 @@ bench-gate: setup ## The gate simulated: false promotions, labels to promote and
 
 bench-learning: $(STAMP) ## Every learning goal on real digits: table, CSV, JSON, plots in out/bench-learning; ARGS="--only ROW", "--quick", "--data DIR"
 	@$(PY) -m benchmarks.learning $(ARGS)
+
+bench-closedloop: setup ## Twelve drifts through the real `continual local`, beside retraining unguarded: table, CSV, plot (half an hour); ARGS="--only SCENARIO", "--quick", "--cached"
+	@$(PY) -m benchmarks.closedloop $(ARGS)
 
 clean: ## Remove what `make demo` and the linters wrote; keep .venv
 	rm -rf out .mypy_cache .ruff_cache .pytest_cache .hypothesis

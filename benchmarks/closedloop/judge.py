@@ -155,7 +155,7 @@ class Judge:
     def _figures(self, product: Curve, seeds: Curve, joint: Curve) -> Figures:
         run, onset = self.run, self.run.onset or 0.0
         detected = self._detected(onset)
-        recovered = _recovered(product, joint, onset)
+        back = recovered(product, joint, onset)
         gains = [self._version(d.version, d.second) - self._version(d.baseline, d.second) for d in self._promoted()]
         trained = [d for d in run.decisions if d.action == "Train" and d.second > 0]
         after = [a for t, a in product if t >= onset]
@@ -163,7 +163,7 @@ class Judge:
         return Figures(
             scenario=run.scenario,
             detect_seconds=detected[0], detect_labels=detected[1], detected_by=detected[2],
-            recover_seconds=recovered, recover_labels=None if recovered is None else self._labels_from(onset, recovered),
+            recover_seconds=back, recover_labels=None if back is None else self._labels_from(onset, back),
             lowest=min(after), final=product[-1][1], mean=sum(after) / len(after), joint_final=joint[-1][1],
             seeds_lowest=min(seeds_after), seeds_final=seeds[-1][1], seeds_mean=sum(seeds_after) / len(seeds_after),
             trainings=len(trained), needless=sum(self._needless(d) for d in trained),
@@ -221,7 +221,7 @@ def _labelled_between(items: Sequence[Item], start: str, end: str) -> int:
     return sum(item.given >= 0 and low < id_key(item.request_id) <= high for item in items)
 
 
-def _recovered(product: Curve, joint: Curve, onset: float) -> float | None:
+def recovered(product: Curve, joint: Curve, onset: float) -> float | None:
     """Seconds from the onset until the accuracy that fell is within two points of joint again; 0 when it never fell."""
     gaps = [(t, best - now) for (t, now), (_, best) in zip(product, joint, strict=True) if t >= onset]
     fell = next((t for t, gap in gaps if gap > WITHIN), None)
@@ -236,4 +236,5 @@ def save(judged: Judged, folder: Path) -> None:
 
 def load_judged(folder: Path) -> Judged:
     raw = json.loads((folder / "judged.json").read_text(encoding="utf-8"))
-    return Judged(Figures(**raw.pop("figures")), **raw)
+    figures = Figures(**raw.pop("figures"))
+    return Judged(figures, **{name: [tuple(entry) for entry in entries] for name, entries in raw.items()})
