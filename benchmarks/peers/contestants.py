@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from environments import HERE, python_of
 from load import FailedRequestError, Load, http_loop, stream_loop
@@ -49,7 +50,7 @@ class Setting:
     """One contestant at one setting. `options` go to its server as they are."""
 
     who: str
-    options: Mapping[str, object]
+    options: Mapping[str, Any]
 
     @property
     def title(self) -> str:
@@ -59,27 +60,36 @@ class Setting:
     def start(self, stage: Stage) -> Iterator[Loop]:
         """Raises MissingPeerError where the peer cannot be installed, FailedRequestError where it does not start."""
         if self.who == "Continual":
-            with _stream(stage, int(str(self.options["workers"]))) as loop:
+            with _stream(stage, self.options) as loop:
                 yield loop
         elif self.who == "Continual's gateway":
-            with gateway(stage.net, stage.stand, int(str(self.options["workers"]))) as port:
-                requests = requests_for(stage.net, "/v2/models/net/infer")
-                yield lambda seconds: http_loop(port, requests, seconds)
+            with _gateway(stage, self.options) as loop:
+                yield loop
         else:
             with _peer(self.who, self.options, stage) as loop:
                 yield loop
 
 
 @contextmanager
-def _stream(stage: Stage, workers: int) -> Iterator[Loop]:
+def _stream(stage: Stage, options: Mapping[str, int]) -> Iterator[Loop]:
     """The real workers, their Redis with its append-only file on, fenced commits and answers kept."""
     stage.stand.reset()
     stage.stand.route([("v1", 10_000)])
-    stage.stand.start_workers(stage.net, workers)
+    stage.stand.batch_size = options["batch"]
+    stage.stand.start_workers(stage.net, options["workers"])
     images = [image.tobytes() for image in stage.net.images(64)]
     requests, predictions = KEYS.requests.encode(), KEYS.predictions.encode()
     yield lambda seconds: stream_loop(stage.stand.port, requests, predictions, images, seconds)
     stage.stand.reset()
+
+
+@contextmanager
+def _gateway(stage: Stage, options: Mapping[str, int]) -> Iterator[Loop]:
+    """The same behind our own HTTP API."""
+    stage.stand.batch_size = options["batch"]
+    with gateway(stage.net, stage.stand, options["workers"]) as port:
+        requests = requests_for(stage.net, "/v2/models/net/infer")
+        yield lambda seconds: http_loop(port, requests, seconds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,11 +60,12 @@ class _Connection:
 
 def http_loop(port: int, requests: Sequence[bytes], seconds: float) -> Load:
     """64 keep-alive connections, each sending again as soon as its answer is whole. Raises FailedRequestError."""
-    load, poll = Load(), select.epoll()
-    connections = {c.socket.fileno(): c for c in (_connect(port) for _ in range(OUTSTANDING))}
+    load, poll, connections = Load(), select.epoll(), dict[int, _Connection]()
     try:
-        for descriptor, connection in connections.items():
-            poll.register(descriptor, select.EPOLLIN)
+        for _ in range(OUTSTANDING):  # each sends at once: a busy process then leaves the next one to its brother
+            connection = _connect(port)
+            connections[connection.socket.fileno()] = connection
+            poll.register(connection.socket, select.EPOLLIN)
             connection.send(requests)
         began, cpu = time.perf_counter(), time.process_time()
         while time.perf_counter() - began < seconds:

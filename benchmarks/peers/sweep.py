@@ -27,8 +27,15 @@ def settings_of(who: str) -> list[Setting]:
 
 
 _OPTIONS: Mapping[str, list[dict[str, object]]] = {
-    "Continual": [{"workers": 1}, {"workers": 2}],
-    GATEWAY: [{"workers": 1}, {"workers": 2}],
+    "Continual": [
+        {"workers": 1, "batch": 64},
+        {"workers": 1, "batch": 32},
+        {"workers": 2, "batch": 64},
+        {"workers": 2, "batch": 32},
+        {"workers": 2, "batch": 16},
+        {"workers": 2, "batch": 8},
+    ],
+    GATEWAY: [{"workers": 1, "batch": 64}, {"workers": 2, "batch": 64}, {"workers": 2, "batch": 16}],
     "fastapi": [
         {"body": "raw", "processes": 1},
         {"body": "raw", "processes": 2},
