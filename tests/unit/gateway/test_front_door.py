@@ -7,9 +7,10 @@ import asyncio
 import pytest
 from continual_gateway import auth, frontdoor
 from continual_gateway.auth import Authenticator
+from continual_gateway.deadlines import Deadlines
 from continual_gateway.frontdoor import OPEN_PATHS, STATIC
 from continual_gateway.roles import Role
-from continual_gateway.settings import read_networks
+from continual_gateway.settings import Limits, read_networks
 from fastapi.routing import APIRoute
 
 SAFE = {"GET", "HEAD", "OPTIONS"}
@@ -132,7 +133,17 @@ def test_roles_hold(visit):
 
 def test_every_response_says_how_it_may_be_used(visit):
     """D2: nosniff and a strict policy on everything, errors and pages alike; nothing but static files is kept."""
+    says_how_it_may_be_used(visit)
 
+
+def test_without_the_front_door_no_response_would(visit, monkeypatch):
+    """Mutation check of the above."""
+    monkeypatch.setattr(frontdoor, "SECURITY", ())
+    with pytest.raises(KeyError):
+        says_how_it_may_be_used(visit)
+
+
+def says_how_it_may_be_used(visit):
     async def story(visit):
         asked = [
             ("GET", "/healthz", None),
@@ -150,8 +161,8 @@ def test_every_response_says_how_it_may_be_used(visit):
         assert answer.headers["cache-control"] == "no-store"
 
 
-def test_a_body_is_bounded_in_bytes_and_seconds(visit):
-    """D1. Pins 413 by promise and by count, 408 by time; and that the connection is not kept."""
+async def bodies(visit):
+    """The answers to a body that promises too much, one that is too long, and one that is too slow."""
 
     async def too_long():
         for _ in range(3):
@@ -159,18 +170,29 @@ def test_a_body_is_bounded_in_bytes_and_seconds(visit):
 
     async def too_slow():
         yield b"x"
-        await asyncio.sleep(5)
+        await asyncio.sleep(0.8)
 
-    async def story(visit):
-        path = "/v2/models/digits/infer"
-        promised = await visit("POST", path, content=bytes(100_001))
-        counted = await visit("POST", path, content=too_long())
-        slow = await visit("POST", path, content=too_slow())
-        return promised, counted, slow
+    path = "/v2/models/digits/infer"
+    promised = await visit("POST", path, content=bytes(100_001))
+    counted = await visit("POST", path, content=too_long())
+    slow = await visit("POST", path, content=too_slow())
+    return promised, counted, slow
 
-    promised, counted, slow = visit(story)
-    assert [promised.status_code, counted.status_code, slow.status_code] == [413, 413, 408]
-    assert all(answer.headers["connection"] == "close" for answer in (promised, counted, slow))
+
+def test_a_body_is_bounded_in_bytes_and_seconds(visit):
+    """D1. Pins 413 by promise and by count, 408 by time; and that the connection is not kept."""
+    answers = visit(bodies)
+    assert [answer.status_code for answer in answers] == [413, 413, 408]
+    assert all(answer.headers["connection"] == "close" for answer in answers)
+
+
+def test_without_its_bounds_a_body_may_be_anything(visit, monkeypatch):
+    """Mutation check of D1: each of the three is taken, and then found to be no image."""
+    assert [answer.status_code for answer in visit(bodies, limits=Limits(body_bytes=1 << 30, body_seconds=0.3))] == [
+        400, 400, 408,
+    ]  # fmt: skip
+    monkeypatch.setattr(Deadlines, "add", lambda *_: 0)
+    assert [answer.status_code for answer in visit(bodies)] == [413, 413, 400]
 
 
 @pytest.mark.parametrize("length", ["-1", "1e3", "x"])
