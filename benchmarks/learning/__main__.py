@@ -4,6 +4,7 @@
     python -m benchmarks.learning --only job-class    one row alone
     python -m benchmarks.learning --quick             a minute: two seeds, few epochs, short simulations
     python -m benchmarks.learning --dataset mnist --data DIR
+    python -m benchmarks.learning --cached --publish docs   the table and pictures of the documentation, from what is measured
 
 Results go to out/bench-learning: table.txt, table.csv, table.json, plots, and the measurements themselves (cache.jsonl).
 Exit code 1 when a judged goal is missed.
@@ -43,6 +44,12 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--validation", action="store_true", help="test on a fifth of the training part: for choosing")
     parser.add_argument("--out", type=Path, default=Path("out/bench-learning"))
     parser.add_argument("--cached", action="store_true", help="only the rows whose measurements are all there: no run")
+    parser.add_argument(
+        "--publish", type=Path, metavar="DOCS", help="also write benchmarks/learning.{csv,md} and pictures there"
+    )
+    parser.add_argument(
+        "--carry", action="store_true", help="older code's figures count where one seed measured anew is equal"
+    )
     parser.add_argument("--fresh", action="store_true", help="measure again what is in the cache")
     return parser.parse_args(argv)
 
@@ -69,7 +76,7 @@ def measure(units: Sequence[Unit], cache: Cache) -> None:
 def chosen_rows(chosen: argparse.Namespace, plan: Plan) -> list[Row]:
     if chosen.only:
         return [row for row in ROWS if row.name in chosen.only]
-    skipped = {"strategies", "job-corr", "joint", "fine-tune", "job-rot"} if chosen.quick else set()
+    skipped = {"strategies", "job-corr", "joint", "fine-tune", "job-rot", "large-buffer"} if chosen.quick else set()
     return [row for row in ROWS if row.name not in skipped and row.units(plan)]
 
 
@@ -82,6 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for row in chosen_rows(chosen, plan):
             if chosen.cached and not all(unit in cache for unit in row.units(plan)):
                 continue
+            if chosen.carry:
+                cache.carry(row.units(plan))
             measure(row.units(plan), cache)
             made = row.lines(plan, cache.get)
             lines += made if plan.judged or row.name in JUDGED_QUICKLY else report.unjudged(made)
@@ -89,7 +98,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ContinualError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    draw(plan, cache, chosen.out)
+    pictures = draw(plan, cache, chosen.out)
+    if chosen.publish:
+        report.publish(lines, chosen.out, pictures, chosen.publish)
     print(report.table(lines))
     failed = [entry for entry in lines if entry.holds is False]
     print(f"\n{sum(entry.holds is True for entry in lines)} goals met, {len(failed)} missed; figures in {chosen.out}")

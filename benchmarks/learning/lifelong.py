@@ -77,6 +77,7 @@ def recipe(world: World, seed: int, options: Mapping[str, Any]) -> Recipe:
         rates=tuple(options.get("rates", RATES)),
         new_batch=options.get("new_batch", NEW_BATCH),
         tau=options.get("tau"),
+        mixup=options.get("mixup"),
     )
 
 

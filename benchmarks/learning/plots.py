@@ -18,6 +18,7 @@ from benchmarks.learning.rows import (
     Unit,
     compared_units,
     job_units,
+    large_units,
     online_units,
     over_seeds,
 )
@@ -87,6 +88,30 @@ def strategies(plan: Plan, cache: Cache) -> Figure | None:
     return figure
 
 
+def buffer(plan: Plan, cache: Cache) -> Figure | None:
+    """Final accuracy by how much is kept, with and without declared augmentation."""
+    shown = [
+        ("der++, augmented", [job_units(plan, "class", m, augment=True) for m in (100, 200)]),
+        ("der++, plain", [job_units(plan, "class", m, augment=False) for m in (100, 200)]),
+        ("der++, augmented, 30 % kept", [large_units(plan, "class", "der++")]),
+        ("er, augmented, 30 % kept", [large_units(plan, "class", "er")]),
+    ]
+    if not all(_there(cache, units) for _, groups in shown for units in groups):
+        return None
+    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for number, (name, groups) in enumerate(shown):
+        kept = [dict(units[0].options)["capacity"] for units in groups]
+        figures = [np.array([100 * cache.get(unit)["acc"] for unit in units]) for units in groups]
+        places = np.array(kept) + 4.0 * number - 6
+        means = np.array([f.mean() for f in figures])
+        spread = [means - [f.min() for f in figures], np.array([f.max() for f in figures]) - means]
+        axes.errorbar(places, means, yerr=spread, fmt="o-", capsize=3, color=COLORS[number], label=name)
+    axes.set(xlabel="images kept, of 1 257", ylabel="accuracy on all digits in the end, %", ylim=(92, 100))
+    axes.legend(loc="lower right", fontsize=8)
+    return figure
+
+
 def online(plan: Plan, cache: Cache) -> Figure | None:
     """The first experience's accuracy while later ones stream by: what a stability gap would look like."""
     if not all(_there(cache, online_units(plan, kind)) for kind in STREAMS):
@@ -153,6 +178,7 @@ def drift(plan: Plan, cache: Cache) -> Figure | None:
 PICTURES: dict[str, Draw] = {
     "forgetting": forgetting,
     "strategies": strategies,
+    "buffer": buffer,
     "online": online,
     "imbalance": imbalance,
     "corrections": corrections,

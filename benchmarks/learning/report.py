@@ -1,9 +1,10 @@
-"""The table on the screen, and the same as CSV and JSON."""
+"""The table on the screen, the same as CSV and JSON, and as the page `docs/benchmarks/learning.md`."""
 
 from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -40,3 +41,35 @@ def write(lines: Sequence[Line], folder: Path) -> None:
         writer = csv.DictWriter(file, list(Line.__slots__), lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(entry) for entry in lines)
+
+
+PAGE = """# Every learning goal, measured
+
+Written by `python -m benchmarks.learning --cached --publish docs`, from measurements made by the code beside it. Real digits: 1 257 training and 540 test
+images of scikit-learn; MLP 64-100-100-10 unless named; nothing was chosen on test images. `make bench-learning ARGS="--only ROW"` reproduces a row alone. Worst: of the
+seeds (n). Differences below a point are noise unless averaged over seeds. The goals are the project's own; what was tried where one is missed is in
+`docs/decisions`.
+
+"""
+
+
+def page(lines: Sequence[Line]) -> str:
+    """Markdown: the count of goals, then one table."""
+    held = [entry.holds for entry in lines]
+    out = [PAGE + f"{held.count(True)} goals met, {held.count(False)} missed.", ""]
+    out += ["| row | what | mean | sd | worst | n | goal | | |", "|---|---|--:|--:|--:|--:|---|---|---|"]
+    out += [
+        f"| {e.row} | {e.what} | {e.mean:.4g} | {e.sd:.2f} | {e.worst:.4g} | {e.seeds} | {e.goal} | {MARKS[e.holds]} | {e.detail} |"
+        for e in lines
+    ]
+    return "\n".join(out) + "\n"
+
+
+def publish(lines: Sequence[Line], measured: Path, pictures: Iterable[Path], docs: Path) -> None:
+    """Put table and pictures into the documentation: docs/benchmarks/learning.{csv,md}, docs/images/learning-*.png."""
+    for folder in ("benchmarks", "images"):
+        (docs / folder).mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(measured / "table.csv", docs / "benchmarks" / "learning.csv")
+    (docs / "benchmarks" / "learning.md").write_text(page(lines))
+    for picture in pictures:
+        shutil.copyfile(picture, docs / "images" / f"learning-{picture.name}")

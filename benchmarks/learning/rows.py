@@ -376,6 +376,33 @@ def _compared_lines(plan: Plan, results: Results) -> list[Line]:
     return made
 
 
+LARGE = {"class": 377, "rot": 1885}
+"""Buffers of 30 % of all images of a stream."""
+
+
+def large_units(plan: Plan, kind: str, name: str) -> list[Unit]:
+    """Turning images five seeds, classes all."""
+    units = job_units(plan, kind, LARGE[kind], strategy=name, augment=True)
+    return units if kind == "class" else units[: max(1, plan.seeds // 2)]
+
+
+def _large_units(plan: Plan) -> list[Unit]:
+    return [u for kind in LARGE for name in ("der++", "er") for u in large_units(plan, kind, name)]
+
+
+def _large_lines(plan: Plan, results: Results) -> list[Line]:
+    """Beside each figure of `er` its distance to der++, seed by seed."""
+    made = []
+    for kind, capacity in LARGE.items():
+        held, plain = (percents(results, large_units(plan, kind, name)) for name in ("der++", "er"))
+        gap = np.array(plain) - np.array(held)
+        error = float(gap.std(ddof=1) / len(gap) ** 0.5) if len(gap) > 1 else 0.0
+        detail = f"{gap.mean():+.2f} against der++ (standard error {error:.2f})"
+        made.append(line("large-buffer", f"der++, {kind}, M={capacity}", held, detail="30 % of all images kept"))
+        made.append(line("large-buffer", f"er, {kind}, M={capacity}", plain, detail=detail))
+    return made
+
+
 def lenet(plan: Plan) -> World:
     return World(size=28, architecture="lenet5", validation=plan.world.validation)
 
@@ -413,5 +440,6 @@ ROWS: tuple[Row, ...] = (
     Row("fine-tune", _fine_tune_units, _fine_tune_lines),
     Row("divergence", _divergence_units, _divergence_lines),
     Row("strategies", lambda p: [u for k in ("class", "rot") for n in COMPARED for u in compared_units(p, k, n)], _compared_lines),
+    Row("large-buffer", _large_units, _large_lines),
     Row("lenet5", _lenet_units, _lenet_lines),
 )  # fmt: skip

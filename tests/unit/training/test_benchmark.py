@@ -11,7 +11,7 @@ import pytest
 from benchmarks.learning import cache as cache_module
 from benchmarks.learning.cache import Cache, fingerprint
 from benchmarks.learning.measures import lifelong, worst_case_accuracy
-from benchmarks.learning.report import table, write
+from benchmarks.learning.report import publish, table, write
 from benchmarks.learning.rows import ROWS, Line, Plan, Unit
 from benchmarks.learning.worlds import World, long_tailed, parts, shifted, stream, union
 
@@ -115,6 +115,26 @@ def test_the_cache_forgets_what_other_code_measured(tmp_path: Path, monkeypatch:
     assert unit not in Cache(tmp_path / "cache.jsonl")
 
 
+@pytest.mark.parametrize(("now", "carried"), [(0.5, True), (0.5 + 1e-12, False)])
+def test_older_figures_count_only_where_one_seed_ends_exactly_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, now: float, carried: bool
+) -> None:
+    """`--carry`: seed 0 is measured anew; the last digit decides whether seeds 1 and 2 are taken over. Another option is another group."""
+    units = [Unit("job", World(), seed, (("kind", "class"),)) for seed in range(3)]
+    other = Unit("job", World(), 1, (("kind", "rot"),))
+    before = Cache(tmp_path / "cache.jsonl")
+    for unit in (*units, other):
+        before.put(unit, {"acc": 0.5})
+    monkeypatch.setattr(cache_module, "fingerprint", lambda: "other")
+    measured: list[int] = []
+    monkeypatch.setattr(Unit, "run", lambda unit: measured.append(unit.seed) or {"acc": now})
+    after = Cache(tmp_path / "cache.jsonl")
+    after.carry([*units, other])
+    assert measured == [0]
+    assert [unit in after for unit in units] == [True, carried, carried]
+    assert other not in after
+
+
 def test_the_table_is_the_same_in_every_form(tmp_path: Path) -> None:
     """Text, CSV and JSON hold every line; a missed goal is said in words."""
     lines = [
@@ -126,3 +146,19 @@ def test_the_table_is_the_same_in_every_form(tmp_path: Path) -> None:
     assert (tmp_path / "table.txt").read_text().count("ok") == 1
     assert [entry["holds"] for entry in json.loads((tmp_path / "table.json").read_text())] == [True, False]
     assert (tmp_path / "table.csv").read_text().splitlines()[1] == "a,met,98.0,0.5,97.0,10,>= 97.5,True,"
+
+
+def test_the_published_page_counts_what_was_missed(tmp_path: Path) -> None:
+    """CSV, page and pictures land where the documentation looks for them; a missed goal is counted and said."""
+    lines = [
+        Line("a", "met", 98.0, 0.5, 97.0, 10, ">= 97.5", True),
+        Line("b", "missed", 50.0, 9.0, 40.0, 10, ">= 60", False),
+    ]
+    write(lines, tmp_path)
+    (tmp_path / "drift.png").write_bytes(b"picture")
+    publish(lines, tmp_path, [tmp_path / "drift.png"], tmp_path / "docs")
+    page = (tmp_path / "docs/benchmarks/learning.md").read_text()
+    assert "1 goals met, 1 missed" in page
+    assert "| b | missed | 50 | 9.00 | 40 | 10 | >= 60 | FAILS |" in page
+    assert (tmp_path / "docs/benchmarks/learning.csv").read_text() == (tmp_path / "table.csv").read_text()
+    assert (tmp_path / "docs/images/learning-drift.png").read_bytes() == b"picture"

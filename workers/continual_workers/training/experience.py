@@ -40,6 +40,7 @@ class Recipe:
     rates: tuple[float, ...] = RATES
     new_batch: int = NEW_BATCH
     tau: float | None = None
+    mixup: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,7 @@ def _task(
         rates=recipe.rates,
         new_batch=recipe.new_batch,
         tau=recipe.tau,
+        mixup=recipe.mixup,
     )
 
 

@@ -25,9 +25,10 @@ from torch import Tensor, nn
 from continual_workers.training.augment import augment, is_declared
 from continual_workers.training.buffer import ReplayBuffer
 from continual_workers.training.importance import Anchor
+from continual_workers.training.mixing import Mixing
 from continual_workers.training.models import Arrays, arrays_of, load_arrays
 from continual_workers.training.samples import Images, Labels, Samples, validation_split
-from continual_workers.training.strategies import Step, Strategy, adjustment_of
+from continual_workers.training.strategies import Step, Strategy, adjustment_of, skewed
 
 CLIP = 2.0
 RATES = (0.2, 0.4)
@@ -87,6 +88,8 @@ class Task:
     replay_batch: int = REPLAY_BATCH
     tau: float | None = None
     """Strength of the logit adjustment; None: the strategy's own."""
+    mixup: float | None = None
+    """α of the mixing of images; None: the strategy's own."""
     importance: Arrays = field(default_factory=dict)
     """How much each parameter mattered to the past, by name; empty: nothing is held in place."""
     average_from: int = 0
@@ -257,13 +260,14 @@ class _Fixed:
     known: Tensor
     adjustment: Tensor | None
     anchor: Anchor | None
+    mixup: float
 
     @classmethod
     def of(cls, task: Task) -> _Fixed:
         mean, std = _scale(task.normalization, task.device)
         anchored = task.strategy.anchored
         anchor = Anchor(task.net, task.parent, task.importance, task.device) if anchored else None
-        return cls(tuple(task.net.parameters()), mean, std, _known(task), _adjustment(task), anchor)
+        return cls(tuple(task.net.parameters()), mean, std, _known(task), _adjustment(task), anchor, _mixup(task))
 
 
 def _descend(parameters: tuple[nn.Parameter, ...], rate: float, loss: Tensor) -> float:
@@ -288,23 +292,25 @@ def _step_loss(task: Task, fixed: _Fixed, batch: NDArray[np.int64], rng: np.rand
     images = (
         np.concatenate([task.new.images[batch], task.buffer.images[replay]]) if len(replay) else task.new.images[batch]
     )
-    x = (augment(pixels(images, task.device), task.augmentation, rng) - fixed.mean) / fixed.std
+    x = augment(pixels(images, task.device), task.augmentation, rng)
+    mixing = Mixing.draw(fixed.mixup, len(x), rng, task.device) if fixed.mixup else None
+    x = ((x if mixing is None else mixing.images(x)) - fixed.mean) / fixed.std
     logits = task.net(x)
     n = len(batch)
-    labels = torch.from_numpy(task.new.labels[batch]).to(task.device)
-    old = torch.from_numpy(task.buffer.labels[replay]).to(task.device) if len(replay) else None
+    own = torch.from_numpy(np.concatenate([task.new.labels[batch], task.buffer.labels[replay]])).to(task.device)
+    labels = own if mixing is None else mixing.labels(own, logits.shape[1])
     step = Step(
         new=logits[:n],
-        new_labels=labels,
+        new_labels=labels[:n],
         replay=logits[n:] if len(replay) else None,
-        replay_labels=old,
+        replay_labels=labels[n:] if len(replay) else None,
         parent_new=_parent_logits(task, x[:n]) if task.strategy.parent_on == "new" else None,
         parent_replay=_parent_logits(task, x[n:]) if task.strategy.parent_on == "replay" and len(replay) else None,
         known=fixed.known,
         adjustment=fixed.adjustment,
         drift=None if fixed.anchor is None else fixed.anchor.drift(task.net),
     )
-    right = int((logits[:n].detach().argmax(dim=1) == labels).sum())
+    right = int((logits[:n].detach().argmax(dim=1) == own[:n]).sum())
     return task.strategy.loss(step), right
 
 
@@ -334,6 +340,14 @@ def _adjustment(task: Task) -> Tensor | None:
     replayed = task.buffer.class_counts() if task.strategy.replays and len(task.buffer) else None
     adjustment = adjustment_of(task.new.counts(), replayed, tau)
     return None if adjustment is None else torch.from_numpy(adjustment).to(task.device)
+
+
+def _mixup(task: Task) -> float:
+    if task.mixup is not None:
+        return task.mixup
+    if skewed(task.new.counts()) and task.strategy.mixup_skewed:
+        return task.strategy.mixup_skewed
+    return 0.0 if is_declared(task.augmentation) else task.strategy.mixup
 
 
 def _batches(count: int, size: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:

@@ -69,7 +69,7 @@ class OnlineLearner:
 
     def _task(self, batch: Samples) -> Task:
         seed = int(np.random.default_rng([self.recipe.seed, self.batches]).integers(2**31))
-        recipe = replace(self.recipe, seed=seed)
+        recipe = replace(self.recipe, seed=seed, mixup=0.0 if self.recipe.mixup is None else self.recipe.mixup)
         if not len(self.buffer):
             return first_task(recipe, self.net, batch, batch.take([]), self.buffer, self.normalization)
         load_arrays(self.teacher, self.state.ema)

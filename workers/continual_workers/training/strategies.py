@@ -35,6 +35,7 @@ SKEW = 2.0
 class Step:
     """One step's view: logits [n, classes] and labels [n] of the new and the replayed batch, and the parent's logits.
 
+    Labels are positions int64 [n], or shares float32 [n, classes] where images are mixed (`mixing.py`).
     `adjustment` [classes] is τ·log prior, added to logits before cross-entropy (Menon et al. 2020); None when classes
     are balanced. `known` are the positions of classes the parent had learned.
     """
@@ -81,6 +82,10 @@ class Strategy(Protocol):
     @property
     def tau_augmented(self) -> float: ...
     @property
+    def mixup(self) -> float: ...
+    @property
+    def mixup_skewed(self) -> float: ...
+    @property
     def anchored(self) -> bool: ...
     @property
     def decay(self) -> float: ...
@@ -105,6 +110,10 @@ class FineTune:
     """Strength of the logit adjustment where classes are skewed and nothing is augmented; 0 adjusts nothing."""
     tau_augmented: float = 0.0
     """The same with declared augmentation."""
+    mixup: float = 0.0
+    """How strongly images are mixed where no augmentation is declared: α of Beta(α, α); 0 mixes nothing."""
+    mixup_skewed: float = 0.0
+    """The same where new classes are skewed, with augmentation or without."""
     anchored: bool = False
     """Whether the loss looks at how far important parameters have moved (`Step.drift`)."""
     decay: float = 0.0
@@ -121,8 +130,9 @@ class Joint(FineTune):
     name: str = "joint"
     starts_from_parent: bool = False
     data: Literal["new", "all", "buffer"] = "all"
-    tau: float = 2.0
+    tau: float = 1.5
     tau_augmented: float = 1.5
+    mixup_skewed: float = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +142,9 @@ class Gdumb(FineTune):
     name: str = "gdumb"
     starts_from_parent: bool = False
     data: Literal["new", "all", "buffer"] = "buffer"
-    tau: float = 2.0
+    tau: float = 1.5
     tau_augmented: float = 1.5
+    mixup_skewed: float = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +155,7 @@ class Replay(FineTune):
     replays: bool = True
     tau: float = 1.0
     tau_augmented: float = 1.0
+    mixup: float = 0.3
 
     def loss(self, step: Step) -> Tensor:
         loss = step.cross_entropy(step.new, step.new_labels)
@@ -178,6 +190,7 @@ class ErAce(Replay):
     replays_new: bool = True
     tau: float = 0.0
     tau_augmented: float = 0.0
+    mixup: float = 0.0
 
     def loss(self, step: Step) -> Tensor:
         if step.replay is None or step.replay_labels is None:
@@ -245,6 +258,12 @@ def strategy(name: str) -> Strategy:
 def logit_gap(logits: Tensor, parent: Tensor, known: Tensor) -> Tensor:
     """Mean squared gap between logits [n, classes] and the parent's [n, fewer or equal], over the known classes."""
     return functional.mse_loss(logits[:, known], parent[:, known])
+
+
+def skewed(counts: NDArray[np.int64]) -> bool:
+    """Whether one of the classes that are there is `SKEW` times as frequent as another."""
+    present = counts[counts > 0]
+    return bool(len(present) and present.max() >= SKEW * present.min())
 
 
 def adjustment_of(
