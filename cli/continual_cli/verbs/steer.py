@@ -93,7 +93,7 @@ def readmit(
     target = Target.open(model)
     if not digest.startswith("sha256:") or len(digest) != 71:
         raise UsageError("not a digest", field="digest", value=digest, remedy="give sha256: and 64 hexadecimal digits")
-    request(target, "readmit", digest)
+    request(target, "readmit", f"{digest}@{now()}")
     say(output, f"{target.name}: {digest} readmitted", {"model": target.name, "requested": "readmit", "digest": digest})
 
 

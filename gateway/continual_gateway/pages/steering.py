@@ -47,7 +47,7 @@ _VERBS: Mapping[str, Callable[[str, str], Wish]] = {
     "promote": _of_version("promote"),
     "approve": _of_version("approve"),
     "reject": _of_version("reject"),
-    "readmit": lambda digest, _: Wish({PREFIX + "readmit": digest}, {}),
+    "readmit": _of_version("readmit"),
     "pin": lambda version, _: Wish({}, {"rollout.pinnedVersion": version}),
     "unpin": lambda _, __: Wish({}, {"rollout.pinnedVersion": None}),
     "suspend": lambda _, __: Wish({}, {"suspend": True}),

@@ -20,7 +20,7 @@ STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
         (("promote", "v8"), "promote", f"v8@{STAMP}"),
         (("approve", "v8"), "approve", f"v8@{STAMP}"),
         (("reject", "v8"), "reject", f"v8@{STAMP}"),
-        (("readmit", "sha256:" + "8" * 64), "readmit", "sha256:" + "8" * 64),
+        (("readmit", "sha256:" + "8" * 64), "readmit", "sha256:" + "8" * 64 + f"@{STAMP}"),
     ],
 )
 def test_a_one_shot_verb_is_one_annotation(run, annotations, words, annotation, value):
