@@ -40,7 +40,7 @@ class Deadlines:
         """What the future gives. Errors: TimeoutError, which it then holds."""
         if future.done():
             return await future
-        name = self.add(seconds, lambda: future.done() or future.set_exception(TimeoutError()))
+        name = self.add(seconds, lambda: _give_up(future))
         try:
             return await future
         finally:
@@ -53,3 +53,8 @@ class Deadlines:
                 del self._due[name]
                 late()
         self._timer = loop.call_later(GRAIN_SECONDS, self._look, loop) if self._due else None
+
+
+def _give_up(future: asyncio.Future[T]) -> None:
+    if not future.done():
+        future.set_exception(TimeoutError())
