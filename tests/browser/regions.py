@@ -29,7 +29,7 @@ PLACES: dict[str, tuple[str, tuple[int, int, int, int]]] = {
 }
 """Region → photo, and the box (left, top, right, bottom) that its tiles lie in."""
 REGIONS = tuple(PLACES)
-EVENING = np.array([0.62, 0.40, 0.24])
+EVENING = np.array([0.72, 0.52, 0.38])
 """What is left of red, green and blue."""
 
 
@@ -109,7 +109,7 @@ def manifest(key: str) -> dict[str, Any]:
             "bootstrap": {"dataset": {"objectKey": key, "format": "image-folder"}},
             "serving": {"replicas": 1},
             "feedback": {"window": "8s", "auditPercent": 100, "holdoutPercent": 10, "gateSources": ["audit"]},
-            "retraining": {"triggers": [], "instantCorrections": "Promote", "cooldown": "1s", "timeout": "10m"},
+            "retraining": {"strategy": "er", "triggers": [], "instantCorrections": "Promote", "cooldown": "1s", "timeout": "10m"},
             "rollout": {
                 "steps": [{"weight": 0, "hold": "3s"}, {"weight": 10, "hold": "4s"}, {"weight": 50, "hold": "4s"}],
                 "gate": gate, "deadline": "5m", "probation": {"minDuration": "5s", "minLabels": 60, "deadline": "3m"},

@@ -50,6 +50,8 @@
       context.rect(left, top, width, height);
       context.clip();
       context.font = `${11 * dot}px ${css("--font")}`;
+      context.textAlign = "left"; // the axes leave theirs behind
+      context.textBaseline = "alphabetic";
       for (const band of chart.bands ?? []) {
         const from = u.valToPos(band.from, "x", true);
         const wide = Math.max(u.valToPos(band.to, "x", true) - from, 1);
