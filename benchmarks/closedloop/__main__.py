@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import ast
 import hashlib
+import inspect
 import os
 import signal
 import sys
@@ -28,7 +29,7 @@ from benchmarks.closedloop.judge import Judge, Judged, load_judged, save
 from benchmarks.closedloop.scenarios import SCENARIOS, Scenario
 
 QUICK = ("sudden", "worse-canary")
-RUN_BY = ("world", "traffic", "director", "scenarios")
+RUN_BY = ("world", "traffic", "director")
 
 
 def options(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -45,10 +46,11 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def fingerprint() -> str:
-    """Of everything that decides what a run is like; a recording of other code is none."""
-    trees = "".join(ast.dump(ast.parse((Path(__file__).parent / f"{name}.py").read_text())) for name in RUN_BY)
-    return hashlib.sha256(trees.encode()).hexdigest()[:16]
+def fingerprint(scenario: Scenario) -> str:
+    """Of everything that decides what its run is like; a recording of other code is none."""
+    trees = [ast.dump(ast.parse((Path(__file__).parent / f"{name}.py").read_text())) for name in RUN_BY]
+    trees += [inspect.getsource(part) for part in (scenario.play, scenario.change) if part is not None]
+    return hashlib.sha256("".join(trees).encode()).hexdigest()[:16]
 
 
 def run(scenario: Scenario, seed: int, out: Path) -> None:
@@ -59,13 +61,14 @@ def run(scenario: Scenario, seed: int, out: Path) -> None:
     director = Director(scenario.name, seed, log, scenario.without)
     try:
         director.run(scenario.play, scenario.change)
-        director.keep(out / scenario.name, fingerprint())
+        director.keep(out / scenario.name, fingerprint(scenario))
     finally:
         director.stop()
 
 
-def is_there(folder: Path) -> bool:
-    return (folder / "recording.json").is_file() and recording.load(folder).code == fingerprint()
+def is_there(scenario: Scenario, out: Path) -> bool:
+    folder = out / scenario.name
+    return (folder / "recording.json").is_file() and recording.load(folder).code == fingerprint(scenario)
 
 
 def judged(scenario: Scenario, folder: Path) -> Judged:
@@ -82,9 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault(GATEWAY_VARIABLE, "false")  # nobody looks
     names = chosen.only or (QUICK if chosen.quick else [scenario.name for scenario in SCENARIOS])
     wanted = [scenario for scenario in SCENARIOS if scenario.name in names]
-    console, failed = Console(), []
+    console, failed = Console(width=None if sys.stdout.isatty() else 200), []
     for scenario in wanted:
-        if chosen.cached or (chosen.missing and is_there(chosen.out / scenario.name)):
+        if chosen.cached or (chosen.missing and is_there(scenario, chosen.out)):
             continue
         console.print(f"{scenario.name}: {scenario.told}", highlight=False)
         try:
@@ -94,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             failed.append(scenario.name)
     if chosen.unjudged:
         return 1 if failed else 0
-    there = [s for s in wanted if s.name not in failed and is_there(chosen.out / s.name)]
+    there = [s for s in wanted if s.name not in failed and is_there(s, chosen.out)]
     results = [judged(scenario, chosen.out / scenario.name) for scenario in there]
     return 1 if failed else _tell(results, chosen, console)
 

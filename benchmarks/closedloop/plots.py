@@ -67,6 +67,6 @@ def _legend(figure: Figure, axes: Axes) -> None:
     for color, style, told in MARKS.values():
         handles.append(axes.plot([], [], color=color, ls=style, lw=1.0)[0])
         labels.append(told)
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+    figure.legend(handles, labels, loc="outside upper center", ncols=5, frameon=False, fontsize=8)
     figure.supxlabel("seconds of the stream (30 requests a second)", fontsize=8)
     figure.supylabel("accuracy on the current truth, %", fontsize=8)
