@@ -26,7 +26,7 @@ import redis
 from continual_cli.local.paths import Home
 from continual_cli.local.state import Endpoints, LocalState
 from continual_clients.health import probe
-from continual_clients.objectstore import FileStore
+from continual_clients.objectstore import open_store
 from continual_clients.registry import Registry
 from continual_contract import settings
 from continual_contract.artifacts import CheckpointManifest, HoldoutScores, InputShape, Normalization, StoreLayout
@@ -112,21 +112,25 @@ class Stand:
 
     folder: Path
     limits: dict[str, str] = field(default_factory=dict)
+    store_url: str = ""
+    """Empty: the home's own files."""
+    store_credentials: Path | None = None
     redis_port: int = field(default_factory=free_port)
     port: int = field(default_factory=free_port)
     redis_process: subprocess.Popen[bytes] | None = None
     gateway: subprocess.Popen[bytes] | None = None
+    others: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    """Further gateways, of this Redis and home."""
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
     gen: int = 0
 
     def __post_init__(self) -> None:
         self.home = Home(self.folder / "home").create()
         self.state = LocalState(self.home)
-        self.registry = Registry(FileStore(self.home.store), StoreLayout("default", "digits"))
+        self.store_url = self.store_url or f"file://{self.home.store}"
+        self.registry = Registry(open_store(self.store_url, self.store_credentials), StoreLayout("default", "digits"))
         self.client = redis.Redis(port=self.redis_port, protocol=2, socket_timeout=10, retry=Retry(NoBackoff(), 0))
-        self.state.write_endpoints(
-            Endpoints(self.redis_url, None, None, f"file://{self.home.store}", managed_redis=False)
-        )
+        self.state.write_endpoints(Endpoints(self.redis_url, None, None, self.store_url, managed_redis=False))
         self._write_secrets()
 
     @property
@@ -204,7 +208,7 @@ class Stand:
         n = len(self.workers)
         env = {
             "PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", settings.NAMESPACE: "default", settings.MODEL: "digits",
-            settings.REDIS_URL: self.redis_url, settings.STORE_URL: f"file://{self.home.store}", settings.VERSION: version,
+            settings.REDIS_URL: self.redis_url, **self._store_variables(), settings.VERSION: version,
             settings.CHECKPOINT: digest, settings.HEALTH_ADDRESS: f"unix:{self.folder}/{n}.sock",
             settings.POD_NAME: f"pod-{n}", settings.TERMINATION_LOG: str(self.folder / f"{n}.termination"),
             settings.MIN_IDLE: "2",
@@ -229,29 +233,53 @@ class Stand:
         )  # fmt: skip
         self.client.execute_command(*configure_call(KEYS, "uid", 1, config.model_dump_json()).command())
 
+    def _store_variables(self) -> dict[str, str]:
+        where = {settings.STORE_URL: self.store_url}
+        if self.store_credentials is not None:
+            where[settings.STORE_CREDENTIALS_FILE] = str(self.store_credentials)
+        return where
+
     def start_gateway(self, **env: str) -> None:
-        """Listening, and ready where Redis is."""
+        """Listening; this stand's own."""
+        self.gateway = self._spawn_gateway(self.port, env)
+
+    def restart_gateway(self, **env: str) -> None:
+        """With other variables."""
+        assert self.gateway is not None
+        self.gateway.kill()
+        self.gateway.wait()
+        self.start_gateway(**env)
+
+    def start_another(self, port: int, **env: str) -> subprocess.Popen[bytes]:
+        """A second replica."""
+        self.others.append(self._spawn_gateway(port, env))
+        return self.others[-1]
+
+    def _spawn_gateway(self, port: int, env: dict[str, str]) -> subprocess.Popen[bytes]:
         variables = {
             **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
             "CONTINUAL_HOME": str(self.home.root), "OMP_NUM_THREADS": "1",
-            settings.REDIS_URL: self.redis_url, settings.STORE_URL: f"file://{self.home.store}",
-            "CONTINUAL_GATEWAY_ADDRESS": f"127.0.0.1:{self.port}",
+            settings.REDIS_URL: self.redis_url, **self._store_variables(), "CONTINUAL_GATEWAY_ADDRESS": f"127.0.0.1:{port}",
             "CONTINUAL_GATEWAY_TOKENS_FILE": str(self.folder / "tokens.json"),
             "CONTINUAL_GATEWAY_SESSION_KEY_FILE": str(self.folder / "key"),
             **self.limits, **env,
         }  # fmt: skip
         with (self.folder / "gateway.log").open("ab") as log:
-            self.gateway = subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, "-m", "continual_cli.local.serve_gateway"], env=variables, stdout=log, stderr=log,
                 preexec_fn=die_with_parent,  # noqa: PLW1509 -- one prctl, no Python locks
             )  # fmt: skip
-        self.wait(self._gateway_answers, 60)
+        try:
+            self.wait(lambda: self._gateway_answers(process, port), 60)
+        except AssertionError:
+            process.kill()
+            raise
+        return process
 
-    def _gateway_answers(self) -> bool:
-        assert self.gateway is not None
-        assert self.gateway.poll() is None, self.log()
+    def _gateway_answers(self, process: subprocess.Popen[bytes], port: int) -> bool:
+        assert process.poll() is None, self.log()
         with contextlib.suppress(httpx.HTTPError):
-            return httpx.get(f"{self.url}/healthz", timeout=2).status_code == 200
+            return httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=2).status_code == 200
         return False
 
     # -- looking
@@ -268,10 +296,22 @@ class Stand:
 
     def memory_mb(self) -> float:
         """Resident set of the gateway and of its decoder."""
+        return sum(each.memory_info().rss for each in self._family()) / 2**20
+
+    def forget_peak(self) -> None:
+        """From now on `peak_mb` counts."""
+        for each in self._family():
+            Path(f"/proc/{each.pid}/clear_refs").write_text("5")
+
+    def peak_mb(self) -> float:
+        """The most that gateway and decoder held since `forget_peak`, each at its own moment."""
+        said = [Path(f"/proc/{each.pid}/status").read_text() for each in self._family()]
+        return sum(int(text.partition("VmHWM:")[2].split()[0]) for text in said) / 1024
+
+    def _family(self) -> list[psutil.Process]:
         assert self.gateway is not None
         process = psutil.Process(self.gateway.pid)
-        family = [process, *process.children(recursive=True)]
-        return sum(each.memory_info().rss for each in family) / 2**20
+        return [process, *process.children(recursive=True)]
 
     def worker_pids(self) -> list[int]:
         return [worker.pid for worker in self.workers if worker.poll() is None]
@@ -288,6 +328,10 @@ class Stand:
         pending = sum(int(group["pending"]) for group in self.client.xinfo_groups(KEYS.requests))
         return added(KEYS.requests), added(KEYS.predictions), added(KEYS.dead), pending
 
+    def predictions(self) -> list[str]:
+        """Request ids of all predictions, in order."""
+        return [fields[b"r"].decode() for _, fields in self.client.xrange(KEYS.predictions)]
+
     def wait(self, what: Callable[[], bool], seconds: float = 20) -> None:
         deadline = time.monotonic() + seconds
         while not what():
@@ -295,7 +339,7 @@ class Stand:
             time.sleep(0.03)
 
     def close(self) -> None:
-        for process in (self.gateway, *self.workers, self.redis_process):
+        for process in (self.gateway, *self.others, *self.workers, self.redis_process):
             if process is not None and process.poll() is None:
                 process.send_signal(signal.SIGCONT)
                 process.kill()
@@ -307,6 +351,13 @@ def first(response: httpx.Response, output: str = "class") -> Any:
     """First element of one output of an inference response."""
     assert response.status_code == 200, response.text
     return next(one for one in response.json()["outputs"] if one["name"] == output)["data"][0]
+
+
+def sabotage(folder: Path, code: str) -> dict[str, str]:
+    """Variables that make a gateway (and its decoder) run this code before its own: a protection is taken away."""
+    folder.mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text(code)
+    return {"PYTHONPATH": str(folder)}
 
 
 def zipped(files: dict[str, bytes]) -> bytes:

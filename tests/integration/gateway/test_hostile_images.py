@@ -4,76 +4,75 @@ from __future__ import annotations
 
 import io
 import socket
-import subprocess
-import sys
 import time
+from dataclasses import dataclass, replace
 
 import httpx
 import numpy as np
 import psutil
 import pytest
-from gateway_stand import TOKENS, first, picture, pixels, zipped
+from gateway_stand import TOKENS, first, picture, pixels, sabotage, zipped
 from hostile import CORPUS, POLYGLOTS, SVG, png_bomb
 from hypothesis import HealthCheck, given, settings
+from hypothesis import seed as with_seed
 from hypothesis import strategies as st
 from PIL import Image
 
 GROWTH_MB = 64.0
 PROMPT_SECONDS = 1.0
-"""On an idle machine; a shared one gets more."""
-PATIENCE = 4.0
+TRIES = 5
+"""What an image costs is the same each time, what others do on the machine only adds to it: the quickest of a few tries counts."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one request: what the front door's guarantee D1 bounds."""
+
+    status: int
+    seconds: float
+    growth_mb: float
+    """Of the gateway and its decoder, at the worst moment."""
+
+
+def cost_of(stand, data, tries=TRIES):
+    """The quickest of some tries, with the growth of the worst; the first prompt one ends it."""
+    costs: list[Cost] = []
+    with stand.api() as api:
+        assert stand.infer(api, picture(1), "image/png").status_code == 200
+        while len(costs) < tries and not any(cost.seconds <= PROMPT_SECONDS for cost in costs):
+            stand.forget_peak()
+            before, began = stand.peak_mb(), time.monotonic()
+            answer = stand.infer(api, data, "image/png")
+            costs.append(Cost(answer.status_code, time.monotonic() - began, stand.peak_mb() - before))
+    return replace(min(costs, key=lambda cost: cost.seconds), growth_mb=max(cost.growth_mb for cost in costs))
 
 
 @pytest.mark.parametrize("name", CORPUS)
 def test_a_hostile_image_is_refused_cheaply(stand, name):
-    """D1. Pins 4xx, no more than 64 MB of growth, and a quick answer."""
-    with stand.api() as api:
-        stand.infer(api, picture(1), "image/png")
-        began, before = time.monotonic(), stand.memory_mb()
-        answer = stand.infer(api, CORPUS[name], "image/png")
-        seconds = time.monotonic() - began
-    assert 400 <= answer.status_code < 500, answer.text
-    assert stand.memory_mb() - before <= GROWTH_MB
-    assert seconds < PROMPT_SECONDS * PATIENCE
+    """D1. Pins 4xx within a second, and no more than 64 MB of growth, measured at the peak."""
+    cost = cost_of(stand, CORPUS[name])
+    assert 400 <= cost.status < 500, cost
+    assert cost.growth_mb <= GROWTH_MB, cost
+    assert cost.seconds <= PROMPT_SECONDS, cost
 
 
-UNBOUNDED = """
-import re, sys
+NO_BOUNDS = """
+import resource
 from PIL import Image
 from continual_clients import images
-from continual_contract.artifacts import InputShape
 
-def peak():  # not getrusage: its peak begins at that of the process which started this one
-    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
-
-shape = InputShape(height=28, width=28, channels=1)
-images.decode_image(open(sys.argv[2], "rb").read(), "", shape, "Letterbox")
-before = peak()
-if sys.argv[1] == "unbounded":
-    images.MAX_PIXELS = 1 << 40
-    Image.MAX_IMAGE_PIXELS = None
-try:
-    images.decode_image(open(sys.argv[3], "rb").read(), "", shape, "Letterbox")
-except images.InvalidImageError:
-    print("refused", end=" ")
-print((peak() - before) / 1024)
+resource.setrlimit = lambda *_: None
+images.MAX_PIXELS = 1 << 40
+Image.MAX_IMAGE_PIXELS = None
 """
 
 
-def test_without_the_bounds_a_bomb_would_be_unpacked(tmp_path):
-    """Mutation check of D1: with the bounds lifted the ten kilobytes that the gateway refuses cost more than it may ever grow."""
-    bomb = png_bomb()
-    assert len(bomb) < 20_000
-    (tmp_path / "good.png").write_bytes(picture(1))
-    (tmp_path / "bomb.png").write_bytes(bomb)
-
-    def cost(mode):
-        command = [sys.executable, "-c", UNBOUNDED, mode, tmp_path / "good.png", tmp_path / "bomb.png"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-        return done.stdout.split()
-
-    assert cost("bounded")[0] == "refused"
-    assert float(cost("unbounded")[-1]) > GROWTH_MB
+def test_without_the_bounds_a_bomb_costs_more_than_it_may(fresh_stand, tmp_path):
+    """Mutation check of D1's growth: the same measure, of a gateway whose decoder knows no bounds."""
+    stand = fresh_stand()
+    stand.serve()
+    stand.start_gateway(**sabotage(tmp_path / "mutant", NO_BOUNDS))
+    assert cost_of(stand, png_bomb(), tries=1).growth_mb > GROWTH_MB
 
 
 def test_a_body_above_its_bound_is_refused_before_it_is_sent(stand):
@@ -132,8 +131,12 @@ def test_an_endless_head_is_cut_off(stand):
 
 
 @pytest.mark.parametrize("name", POLYGLOTS)
-def test_what_is_shown_is_never_what_was_sent(stand, api, name):
+def test_what_is_shown_is_never_what_was_sent(api, name):
     """D2. Pins that a stored picture is re-encoded: no byte behind or inside it survives, and it is served as what it is."""
+    is_shown_anew(api, name)
+
+
+def is_shown_anew(api, name):
     sent = POLYGLOTS[name]
     done = api.post("/v1/models/digits/samples", files={"files": (f"{name}.png", sent)})
     content_hash = done.json()["files"][0]["hash"]
@@ -158,6 +161,45 @@ NAMES = {
 
 def test_names_are_shown_and_never_used(stand, api):
     """D2. Pins that a stored picture lies under its content's hash whatever it was called, and that its name has no tricks."""
+    are_names_harmless(stand, api)
+
+
+NO_CARE = """
+from dataclasses import replace
+from continual_gateway import frontdoor, samples
+from continual_gateway.decoding import Decoder
+
+samples.tidy = lambda text, limit=0: text
+frontdoor.SECURITY = ()
+keep = Decoder.keep
+
+async def as_sent(self, data, *rest):
+    return replace(await keep(self, data, *rest), png=data)
+
+Decoder.keep = as_sent
+"""
+
+
+@pytest.fixture
+def careless(fresh_stand, tmp_path):
+    """A gateway that shows what it was sent, under the name it was told."""
+    stand = fresh_stand()
+    stand.serve()
+    stand.start_gateway(**sabotage(tmp_path / "mutant", NO_CARE))
+    return stand
+
+
+def test_without_care_names_and_pictures_would_be_what_was_sent(careless):
+    """Mutation check of D2: each of the claims above is red."""
+    with careless.api() as api:
+        for name in POLYGLOTS:
+            with pytest.raises((AssertionError, KeyError)):
+                is_shown_anew(api, name)
+        with pytest.raises(AssertionError):
+            are_names_harmless(careless, api)
+
+
+def are_names_harmless(stand, api):
     archive = zipped({name: picture(1000 + n) for n, name in enumerate(NAMES) if "\0" not in name})
     said = api.post("/v1/models/digits/samples", files={"archive": ("a.zip", archive)}).json()
     assert [one["file"] for one in said["files"]] == [shown for name, shown in NAMES.items() if "\0" not in name]
@@ -193,15 +235,23 @@ SEEDS = [picture(1), picture(2, "JPEG", (60, 40)), picture(3, "WEBP")]
 
 def test_fuzzed_images_never_break_anything(stand, api):
     """Pins the image path under 300 mutated files: no 5xx, no growth, the same worker, and the next good image is answered."""
-    workers, before = stand.worker_pids(), stand.memory_mb()
+    fuzz(stand, api, 300)
 
-    @settings(max_examples=300, deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=True)
-    @given(
-        seed=st.sampled_from(SEEDS),
-        flips=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), max_size=12),
-        cut=st.floats(0.1, 1.0),
-        tail=st.binary(max_size=40),
-    )
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(8))
+def test_no_seed_of_fuzzed_images_breaks_anything(stand, api, seed):
+    """The same with 2000 files of each of eight seeds."""
+    fuzz(stand, api, 2000, seed)
+
+
+def fuzz(stand, api, examples, seed=None):
+    assert stand.infer(api, picture(9), "image/png").status_code == 200
+    workers, gateway = stand.worker_pids(), stand.gateway.pid
+    stand.forget_peak()
+    before = stand.peak_mb()
+    flips = st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), max_size=12)
+
     def send(seed, flips, cut, tail):
         data = bytearray(seed[: max(1, int(len(seed) * cut))])
         for place, value in flips:
@@ -209,10 +259,37 @@ def test_fuzzed_images_never_break_anything(stand, api):
         answer = stand.infer(api, bytes(data) + tail, "image/png")
         assert answer.status_code in {200, 400}, answer.text
 
-    send()
+    settled = settings(
+        max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=seed is None
+    )  # fmt: skip
+    given_data = given(seed=st.sampled_from(SEEDS), flips=flips, cut=st.floats(0.1, 1.0), tail=st.binary(max_size=40))
+    whole = settled(given_data(send))
+    (whole if seed is None else with_seed(seed)(whole))()
     assert stand.worker_pids() == workers
-    assert stand.memory_mb() - before <= GROWTH_MB
+    assert stand.gateway.poll() is None
+    assert stand.gateway.pid == gateway
+    assert stand.peak_mb() - before <= GROWTH_MB
     assert first(stand.infer(api, picture(9), "image/png")) == "class 9"
+
+
+CLUELESS = """
+from continual_gateway import decoding
+
+class Clueless(Exception):
+    def __init__(self, *said, **more):
+        pass
+
+decoding.InvalidImageError = Clueless
+"""
+
+
+def test_without_knowing_whose_fault_it_is_fuzzed_images_would_break_it(fresh_stand, tmp_path):
+    """Mutation check of the fuzz run: the same files find a gateway out that does not tell a bad image from a fault of its own."""
+    stand = fresh_stand()
+    stand.serve()
+    stand.start_gateway(**sabotage(tmp_path / "mutant", CLUELESS))
+    with stand.api() as api, pytest.raises(AssertionError):
+        fuzz(stand, api, 30)
 
 
 def test_the_decoder_cannot_take_more_memory_than_it_may(stand, api):
