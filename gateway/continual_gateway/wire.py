@@ -1,8 +1,8 @@
-"""A connection to Redis for the path of every inference request: many commands in flight, one write per turn of the loop.
+"""A connection to Redis for the path of every inference request: many commands in flight, few writes.
 
 redis-py takes a connection of its pool per command and costs as much as the rest of a request; here all requests of this process share one
-socket, commands are answered in order, and what is sent within one turn of the loop leaves in one write. Parsing is hiredis's. Nothing
-is ever repeated: when the socket breaks, every caller is told, and the next call connects again.
+socket, commands are answered in order, and what is sent while others are answered leaves together. Parsing is hiredis's. Nothing is ever
+repeated: when the socket breaks, or stays silent for long, every caller is told, and the next call connects again.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -24,6 +23,9 @@ from continual_contract.functions import error_from_reply
 from continual_gateway.deadlines import Deadlines
 
 CONNECT_SECONDS = 1.5
+SILENT_SECONDS = 5.0
+"""A connection that owes an answer for longer is given up: the machine at its other end may be gone, which TCP itself notices after minutes."""
+MULTI, EXEC = hiredis.pack_command(("MULTI",)), hiredis.pack_command(("EXEC",))
 Argument = str | bytes | int | float
 
 
@@ -68,14 +70,16 @@ class Wire:
 
         Errors: RedisUnavailableError when there is no answer within `seconds`; of an error reply, what it stands for.
         """
+        link = self._link
         try:
-            link = self._link
             if link is not None and not link.closed:
                 reply = await self._deadlines.within(seconds, link.send(words))
             else:
                 async with asyncio.timeout(seconds):
                     reply = await (await self._open()).send(words)
         except TimeoutError as error:
+            if link is not None and link.silent_seconds > SILENT_SECONDS:
+                link.close()
             raise unreachable(self._address, "no answer in time") from error
         if isinstance(reply, hiredis.ReplyError):
             raise _refusal(reply)
@@ -127,13 +131,24 @@ def _greeting(address: RedisAddress) -> list[tuple[Argument, ...]]:
 
 
 class _Link(asyncio.Protocol):
-    """A socket with its callers in line."""
+    """A socket with its callers in line.
+
+    What is sent while replies are awaited is gathered and leaves when they have come: the busier Redis is, the more goes at once. Several commands
+    leave as one transaction, so that a worker that waits for requests is given all of them; without it Redis hands it the first alone, at the price of
+    a batch. Where the user may not use transactions, they leave one after the other.
+    """
 
     def __init__(self, address: RedisAddress) -> None:
         self._address = address
         self._reader = hiredis.Reader()
-        self._callers: deque[asyncio.Future[Any]] = deque()
-        self._out: list[bytes] = []
+        self._out: list[tuple[asyncio.Future[Any], bytes]] = []
+        self._flying: list[asyncio.Future[Any]] = []
+        """Callers of what was written last."""
+        self._replies: list[Any] = []
+        self._written_at = 0.0
+        self._wanted = 0
+        """Replies to what was written last, the transaction's own included."""
+        self._together = True
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self.closed = False
@@ -144,16 +159,30 @@ class _Link(asyncio.Protocol):
         if self.closed:
             caller.set_exception(unreachable(self._address, "the connection was closed"))
             return caller
-        self._callers.append(caller)
-        if not self._out:
+        if not self._out and not self._flying:
             self._loop.call_soon(self._flush)
-        self._out.append(hiredis.pack_command(words))  # type: ignore[arg-type]  # its stub wants one type per tuple
+        self._out.append((caller, hiredis.pack_command(words)))  # type: ignore[arg-type]  # its stub wants one type per tuple
         return caller
 
     def _flush(self) -> None:
-        if self._transport is not None and self._out:
-            self._transport.write(b"".join(self._out))
-            self._out.clear()
+        """Write what has gathered, but not for who gave up meanwhile: what was told as refused is not done after all."""
+        if self._transport is None or self._flying:
+            return
+        waiting = [(caller, packed) for caller, packed in self._out if not caller.done()]
+        self._out = []
+        self._flying = [caller for caller, _ in waiting]
+        parts = [packed for _, packed in waiting]
+        if self._together and len(parts) > 1:
+            parts = [MULTI, *parts, EXEC]
+        self._wanted = len(parts)
+        if parts:
+            self._written_at = self._loop.time()
+            self._transport.write(b"".join(parts))
+
+    @property
+    def silent_seconds(self) -> float:
+        """For how long an answer has been owed."""
+        return self._loop.time() - self._written_at if self._flying else 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by birth
@@ -162,11 +191,26 @@ class _Link(asyncio.Protocol):
         self._reader.feed(data)
         try:
             while (reply := self._reader.gets()) is not False:
-                caller = self._callers.popleft()
-                if not caller.done():
-                    caller.set_result(reply)
-        except (hiredis.ProtocolError, IndexError):
+                self._replies.append(reply)
+        except hiredis.ProtocolError:
             self.close()
+            return
+        if len(self._replies) > self._wanted:
+            self.close()  # it says what nobody asked
+        elif len(self._replies) == self._wanted:
+            self._answer()
+
+    def _answer(self) -> None:
+        callers, replies = self._flying, self._replies
+        self._flying, self._replies, self._wanted = [], [], 0
+        if len(replies) > len(callers):
+            self._together = not isinstance(replies[0], hiredis.ReplyError)
+            replies = results_of(replies)
+        for caller, reply in zip(callers, replies, strict=True):
+            if not caller.done():
+                caller.set_result(reply)
+        if self._out:
+            self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail(str(exc) if exc else "the connection was closed")
@@ -179,10 +223,21 @@ class _Link(asyncio.Protocol):
 
     def _fail(self, why: str) -> None:
         self.closed = True
-        while self._callers:
-            caller = self._callers.popleft()
+        callers = [*self._flying, *(caller for caller, _ in self._out)]
+        self._flying, self._out = [], []
+        for caller in callers:
             if not caller.done():
                 caller.set_exception(unreachable(self._address, why))
+
+
+def results_of(replies: list[Any]) -> list[Any]:
+    """Each command's own reply, of all replies to MULTI, the commands and EXEC. Errors are values."""
+    refused, *queued, done = replies
+    if isinstance(done, list):
+        return done
+    if isinstance(refused, hiredis.ReplyError):
+        return queued  # no transaction was begun, so each was done by itself
+    return [one if isinstance(one, hiredis.ReplyError) else done for one in queued]  # one was refused, so none was done
 
 
 def unreachable(address: object, why: str) -> RedisUnavailableError:
