@@ -114,6 +114,12 @@ bench-operator: setup tools ## 500 models on one operator: idle requests, memory
 bench-peers: setup ## Beside MLServer, LitServe, BentoML, Ray Serve and FastAPI at their best settings: ratios, goals, a plot; ARGS="--only mlserver"
 	@$(PY) benchmarks/peers/run.py $(ARGS)
 
+bench-training: setup ## The trainer's epoch beside a bare torch loop, and what a second core brings
+	@$(PY) benchmarks/training/run.py $(ARGS)
+
+bench-growth: setup ## Cost per request as batch, payload and number of models grow; memory; int8: curves and a table
+	@$(PY) benchmarks/serving/growth.py $(ARGS)
+
 bench-gate: setup ## The gate simulated: false promotions, labels to promote and to roll back
 	@$(PY) -m continual_workers.evaluation.simulate --runs 10000
 
