@@ -5,7 +5,7 @@ STAMP := .venv/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup redis web chromium screenshots tools demo test test-long control-plane e2e e2e-tools e2e-node images lint format lock lock-images lock-peers reference chart checkov bench bench-learning bench-closedloop bench-quick bench-gate bench-operator bench-peers bench-training bench-growth clean
+.PHONY: help setup redis web chromium screenshots tools demo test test-long control-plane e2e e2e-tools e2e-node images lint format lock lock-images lock-peers reference chart checkov bench bench-learning bench-closedloop bench-quick bench-gate bench-operator bench-peers bench-training bench-growth bench-gateway clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -119,6 +119,9 @@ bench-training: setup ## The trainer's epoch beside a bare torch loop, and what 
 
 bench-growth: setup ## Cost per request as batch, payload and number of models grow; memory; int8: curves and a table
 	@$(PY) benchmarks/serving/growth.py $(ARGS)
+
+bench-gateway: setup ## The gateway beside plain FastAPI and ONNX Runtime, 64 requests outstanding, each at its best setting; ARGS="--rounds 3"
+	@$(PY) benchmarks/serving/gateway.py $(ARGS)
 
 bench-gate: setup ## The gate simulated: false promotions, labels to promote and to roll back
 	@$(PY) -m continual_workers.evaluation.simulate --runs 10000

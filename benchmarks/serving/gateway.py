@@ -5,8 +5,8 @@
 
 Both take a raw binary body (3 072 bytes of uint8 for the CIFAR net) over keep-alive connections with TCP_NODELAY and run on uvloop and httptools.
 Plain FastAPI is taken at its best setting: one, two or three processes, one or two threads of ONNX Runtime, in the event loop or in the thread
-pool; all are tried once, the two fastest enter the rounds. The gateway answers through the stream: Redis with its append-only file on, fenced
-commits, one or two workers. The client costs both the same. Exit code 1 if the gateway is slower.
+pool. The gateway answers through the stream: Redis with its append-only file on, fenced commits, one or two workers, batches of at most 32 or 64. All
+settings are tried once, each side's two fastest enter the rounds. The client costs both the same. Exit code 1 if the gateway is slower.
 """
 
 from __future__ import annotations
@@ -159,7 +159,21 @@ class Plain:
         return f"plain {self.processes}x{self.threads}{' pool' if self.pool else ''}"
 
 
-SETTINGS = (Plain(1), Plain(2), Plain(3), Plain(1, threads=2), Plain(1, pool=True), Plain(2, pool=True))
+@dataclass(frozen=True, slots=True)
+class Ours:
+    """How the model behind the gateway is run."""
+
+    workers: int
+    batch: int = 64
+    """`spec.serving.batchSize`."""
+
+    @property
+    def name(self) -> str:
+        return f"gateway {self.workers}x{self.batch}"
+
+
+PLAIN = (Plain(1), Plain(2), Plain(3), Plain(1, threads=2), Plain(1, pool=True), Plain(2, pool=True))
+OURS = (Ours(1), Ours(1, batch=32), Ours(2), Ours(2, batch=32))
 
 
 @contextmanager
@@ -184,10 +198,10 @@ def plain(net: Net, server: Stand, setting: Plain) -> Iterator[int]:
 
 
 @contextmanager
-def gateway(net: Net, server: Stand, workers: int) -> Iterator[int]:
+def gateway(net: Net, server: Stand, setting: Ours) -> Iterator[int]:
     """The gateway, its Redis, and some workers."""
     server.reset()
-    server.start_workers(net, workers)
+    server.start_workers(net, setting.workers, batch=setting.batch)
     server.route([("v1", 10_000)])
     port = free_port()
     options = {
@@ -222,8 +236,7 @@ def main() -> int:
     net = NETS[options.net]
     with tempfile.TemporaryDirectory(prefix="continual-bench-") as folder, stand(Path(folder) / "stand") as server:
         runs = Runs(net, server, options.seconds)
-        best_plain = best_settings(runs)
-        samples = interleaved(runs, best_plain, options.rounds)
+        samples = interleaved(runs, best_settings(runs), options.rounds)
     ratio = ratio_of(samples)
     print(f"gateway / plain FastAPI + ORT, {net.title}, {OUTSTANDING} outstanding: {ratio:.2f} (wanted ≥ 1)")
     options.out.mkdir(parents=True, exist_ok=True)
@@ -264,43 +277,53 @@ class Runs:
             load.answered / taken.seconds, load.p50_ms, load.p99_ms, taken.own_cpu / load.answered * 1e6, taken.foreign
         )
         print(
-            f"{name:<14} {sample.rate:7.0f}/s  p50 {sample.p50_ms:6.1f} ms  p99 {sample.p99_ms:6.1f} ms  "
+            f"{name:<15} {sample.rate:7.0f}/s  p50 {sample.p50_ms:6.1f} ms  p99 {sample.p99_ms:6.1f} ms  "
             f"CPU {sample.cpu_us:4.0f} µs each  strangers {sample.foreign:.0%}",
             flush=True,
         )
         return sample
 
-    def plain(self, setting: Plain) -> Sample:
-        return self.of(setting.name, lambda: plain(self.net, self.server, setting), "/infer")
-
-    def gateway(self, workers: int) -> Sample:
-        return self.of(f"gateway {workers}", lambda: gateway(self.net, self.server, workers), "/v2/models/net/infer")
-
-
-def best_settings(runs: Runs) -> tuple[Plain, ...]:
-    """The two fastest of all settings, each run once: which of them is best is left to the rounds."""
-    rates = {setting: runs.plain(setting).rate for setting in SETTINGS}
-    return tuple(sorted(rates, key=lambda setting: -rates[setting])[:2])
+    def start(self, setting: Plain | Ours) -> Sample:
+        if isinstance(setting, Plain):
+            return self.of(setting.name, lambda: plain(self.net, self.server, setting), "/infer")
+        return self.of(setting.name, lambda: gateway(self.net, self.server, setting), "/v2/models/net/infer")
 
 
-def interleaved(runs: Runs, settings: Sequence[Plain], rounds: int) -> dict[str, list[Sample]]:
+def best_settings(runs: Runs) -> list[Plain | Ours]:
+    """The two fastest of each side's, each run once: which of them is best is left to the rounds."""
+    found: list[Plain | Ours] = []
+    for side in (PLAIN, OURS):
+        rates = {setting: runs.start(setting).rate for setting in side}
+        found += sorted(rates, key=lambda setting: -rates[setting])[:2]
+    return found
+
+
+def interleaved(runs: Runs, settings: Sequence[Plain | Ours], rounds: int) -> dict[str, list[Sample]]:
     samples: dict[str, list[Sample]] = {}
     for number in range(rounds):
         print(f"round {number + 1}")
         for setting in settings:
-            samples.setdefault(setting.name, []).append(runs.plain(setting))
-        for workers in (1, 2):
-            samples.setdefault(f"gateway {workers}", []).append(runs.gateway(workers))
+            samples.setdefault(setting.name, []).append(runs.start(setting))
     return samples
 
 
+def best_of(samples: Mapping[str, Sequence[Sample]], side: str) -> tuple[str, Sequence[Sample]]:
+    """The setting with the best median rate."""
+    return max(
+        ((name, runs) for name, runs in samples.items() if name.startswith(side)),
+        key=lambda pair: median(run.rate for run in pair[1]),
+    )
+
+
 def ratio_of(samples: Mapping[str, Sequence[Sample]]) -> float:
-    """Medians of the best setting of each side."""
-    best = {"plain": 0.0, "gateway": 0.0}
-    for name, runs in samples.items():
-        side = name.partition(" ")[0]
-        best[side] = max(best[side], median(run.rate for run in runs))
-    return best["gateway"] / best["plain"]
+    """Of the medians of the best setting of each side; tells them, too."""
+    (_, ours), (_, theirs) = best = best_of(samples, "gateway"), best_of(samples, "plain")
+    for name, runs in best:
+        told = {field: median(getattr(run, field) for run in runs) for field in ("rate", "p50_ms", "p99_ms", "cpu_us")}
+        print(
+            f"{name}: {told['rate']:.0f}/s, p50 {told['p50_ms']:.1f} ms, p99 {told['p99_ms']:.1f} ms, CPU {told['cpu_us']:.0f} µs each"
+        )
+    return median(run.rate for run in ours) / median(run.rate for run in theirs)
 
 
 if __name__ == "__main__":

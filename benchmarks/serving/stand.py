@@ -180,14 +180,16 @@ class Stand:
         call = route_call(KEYS, self.gen, 1, "uid", shares, shadow=shadow, shadow_bp=shadow_bp)
         self.gen = parse_route(self.client.execute_command(*call.command())).gen
 
-    def start_workers(self, net: Net, count: int, version: str = "v1", cores: Sequence[int] = ()) -> list[Worker]:
+    def start_workers(
+        self, net: Net, count: int, version: str = "v1", cores: Sequence[int] = (), batch: int = 64
+    ) -> list[Worker]:
         """Ready, and warm."""
-        started = [self._start(net, version, cores) for _ in range(count)]
+        started = [self._start(net, version, cores, batch) for _ in range(count)]
         for worker in started:
             worker.wait_ready()
         return started
 
-    def _start(self, net: Net, version: str, cores: Sequence[int]) -> Worker:
+    def _start(self, net: Net, version: str, cores: Sequence[int], batch: int) -> Worker:
         number = len(self.workers)
         env = {
             "PATH": os.environ["PATH"],
@@ -197,6 +199,7 @@ class Stand:
             settings.REDIS_URL: f"redis://127.0.0.1:{self.port}/0",
             settings.STORE_URL: f"file://{self.folder}/store",
             settings.VERSION: version,
+            settings.BATCH_SIZE: str(batch),
             settings.CHECKPOINT: self.publish(net),
             settings.BATCH_SIZE: str(self.batch_size),
             settings.HEALTH_ADDRESS: f"unix:{self.folder}/{number}.sock",

@@ -88,9 +88,9 @@ async def ask(gateway: Gateway, facts: ModelFacts, images: Sequence[bytes], cont
         else:
             found = await _ask_many(answers, images, context, seconds)
     except ContinualError as error:
-        gateway.metrics.answers.labels(facts.ref.qualified, error.reason).inc()
+        gateway.metrics.answered(facts.ref.qualified, error.reason)
         raise
-    gateway.metrics.answers.labels(facts.ref.qualified, "Answered").inc(len(found))
+    gateway.metrics.answered(facts.ref.qualified, "Answered", len(found))
     return found
 
 

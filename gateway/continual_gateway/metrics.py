@@ -45,6 +45,7 @@ class Metrics:
         )
         self.signins = Counter("continual_gateway_signins", "Sign-ins", ["outcome"], registry=self.registry)
         self._counted: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._answered: dict[tuple[str, str], Counter] = {}
 
     def observe(self, route: str, method: str, status: int, seconds: float) -> None:
         """One request. Its two series are looked up once."""
@@ -55,3 +56,10 @@ class Metrics:
             found = self._counted[key] = (counter, self.seconds.labels(route))
         found[0].inc()
         found[1].observe(seconds)
+
+    def answered(self, model: str, outcome: str, count: int = 1) -> None:
+        """What became of requests to a model that there is; its series is looked up once."""
+        found = self._answered.get((model, outcome))
+        if found is None:
+            found = self._answered[model, outcome] = self.answers.labels(model, outcome)
+        found.inc(count)

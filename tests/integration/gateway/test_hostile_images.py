@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 import psutil
 import pytest
-from gateway_stand import TOKENS, first, picture, pixels, sabotage, zipped
+from gateway_stand import TOKENS, Stand, first, picture, pixels, sabotage, zipped
 from hostile import CORPUS, POLYGLOTS, SVG, png_bomb
 from hypothesis import HealthCheck, given, settings
 from hypothesis import seed as with_seed
@@ -67,12 +67,36 @@ Image.MAX_IMAGE_PIXELS = None
 """
 
 
-def test_without_the_bounds_a_bomb_costs_more_than_it_may(fresh_stand, tmp_path):
+@pytest.fixture(scope="module")
+def laboratory(tmp_path_factory):
+    """A stand whose gateway is started again for each experiment."""
+    stand = Stand(tmp_path_factory.mktemp("laboratory"))
+    try:
+        stand.start_redis()
+        stand.apply()
+        stand.serve()
+        yield stand
+    finally:
+        stand.close()
+
+
+@pytest.fixture
+def mutant(laboratory, tmp_path):
+    """That stand, with a gateway that runs some code before its own."""
+
+    def make(code):
+        if laboratory.gateway is not None:
+            laboratory.gateway.kill()
+            laboratory.gateway.wait()
+        laboratory.start_gateway(**sabotage(tmp_path / "mutant", code))
+        return laboratory
+
+    return make
+
+
+def test_without_the_bounds_a_bomb_costs_more_than_it_may(mutant):
     """Mutation check of D1's growth: the same measure, of a gateway whose decoder knows no bounds."""
-    stand = fresh_stand()
-    stand.serve()
-    stand.start_gateway(**sabotage(tmp_path / "mutant", NO_BOUNDS))
-    assert cost_of(stand, png_bomb(), tries=1).growth_mb > GROWTH_MB
+    assert cost_of(mutant(NO_BOUNDS), png_bomb(), tries=1).growth_mb > GROWTH_MB
 
 
 def test_a_body_above_its_bound_is_refused_before_it_is_sent(stand):
@@ -180,23 +204,15 @@ Decoder.keep = as_sent
 """
 
 
-@pytest.fixture
-def careless(fresh_stand, tmp_path):
-    """A gateway that shows what it was sent, under the name it was told."""
-    stand = fresh_stand()
-    stand.serve()
-    stand.start_gateway(**sabotage(tmp_path / "mutant", NO_CARE))
-    return stand
-
-
-def test_without_care_names_and_pictures_would_be_what_was_sent(careless):
-    """Mutation check of D2: each of the claims above is red."""
-    with careless.api() as api:
+def test_without_care_names_and_pictures_would_be_what_was_sent(mutant):
+    """Mutation check of D2: each of the claims above is red of a gateway that shows what it was sent, under the name it was told."""
+    stand = mutant(NO_CARE)
+    with stand.api() as api:
         for name in POLYGLOTS:
             with pytest.raises((AssertionError, KeyError)):
                 is_shown_anew(api, name)
         with pytest.raises(AssertionError):
-            are_names_harmless(careless, api)
+            are_names_harmless(stand, api)
 
 
 def are_names_harmless(stand, api):
@@ -283,11 +299,9 @@ decoding.InvalidImageError = Clueless
 """
 
 
-def test_without_knowing_whose_fault_it_is_fuzzed_images_would_break_it(fresh_stand, tmp_path):
+def test_without_knowing_whose_fault_it_is_fuzzed_images_would_break_it(mutant):
     """Mutation check of the fuzz run: the same files find a gateway out that does not tell a bad image from a fault of its own."""
-    stand = fresh_stand()
-    stand.serve()
-    stand.start_gateway(**sabotage(tmp_path / "mutant", CLUELESS))
+    stand = mutant(CLUELESS)
     with stand.api() as api, pytest.raises(AssertionError):
         fuzz(stand, api, 30)
 

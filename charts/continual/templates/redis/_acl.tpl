@@ -36,7 +36,7 @@ A test runs every component under its user, and tries what each must not do.
     "(-@all ~ctm:{*}:* +fcall)")
   "trainer" (list "resetchannels -@all +ping +select"
     "~ctm:{*}:progress:* +hset +expire")
-  "gateway" (list "resetchannels -@all +ping +select +client|id +time"
+  "gateway" (list "resetchannels -@all +ping +select +client|id +time +multi +exec"
     "%R~ctm:{*}:routing %R~ctm:{*}:serve %R~ctm:{*}:report %R~ctm:{*}:config %R~ctm:{*}:alarms %R~ctm:{*}:progress:* +get +hget +hmget +hgetall +exists"
     "(-@all ~ctm:{*}:answers:* +hget +hmget +hgetall +hexists +hrandfield +hdel)"
     "(-@all ~ctm:{*}:seen:* +get +mget +set)"
