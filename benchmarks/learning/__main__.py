@@ -2,7 +2,7 @@
 
     python -m benchmarks.learning                     all rows, ten seeds
     python -m benchmarks.learning --only job-class    one row alone
-    python -m benchmarks.learning --quick             a minute: two seeds, few epochs, short simulations
+    python -m benchmarks.learning --quick             a minute: one seed, few epochs, short simulations
     python -m benchmarks.learning --dataset mnist --data DIR
     python -m benchmarks.learning --cached --publish docs   the table and pictures of the documentation, from what is measured
 
@@ -28,6 +28,8 @@ from benchmarks.learning.worlds import World
 
 JUDGED_QUICKLY = frozenset({"drift", "signals", "resume", "gate"})
 """Rows whose figures do not depend on how many epochs a stream gets."""
+NOT_QUICK = frozenset({"strategies", "job-corr", "joint", "fine-tune", "job-rot", "large-buffer"})
+"""Rows that `--quick` measures only when they are named."""
 ARCHITECTURES = {"digits": "mlp", "mnist": "lenet5", "fashion-mnist": "lenet5", "cifar10": "cnn3"}
 
 
@@ -76,7 +78,7 @@ def measure(units: Sequence[Unit], cache: Cache) -> None:
 def chosen_rows(chosen: argparse.Namespace, plan: Plan) -> list[Row]:
     if chosen.only:
         return [row for row in ROWS if row.name in chosen.only]
-    skipped = {"strategies", "job-corr", "joint", "fine-tune", "job-rot", "large-buffer"} if chosen.quick else set()
+    skipped = NOT_QUICK if chosen.quick else frozenset()
     return [row for row in ROWS if row.name not in skipped and row.units(plan)]
 
 

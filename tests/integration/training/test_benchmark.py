@@ -11,7 +11,7 @@ from continual_contract.artifacts import Augmentation
 from continual_workers.training.datasets import digits_images
 from continual_workers.training.state import decode_checkpoint
 
-from benchmarks.learning.__main__ import main
+from benchmarks.learning.__main__ import NOT_QUICK, main
 from benchmarks.learning.lifelong import bootstrap, next_version, recipe
 from benchmarks.learning.worlds import World, parts
 
@@ -46,6 +46,17 @@ def test_a_row_alone_reproduces_its_figures(quick: Path, tmp_path: Path) -> None
     alone, together = table(tmp_path), table(quick)
     assert set(alone) == {"Job, class, M=100, augmented", "Job, class, M=200, augmented"}
     assert all(together[what] == line for what, line in alone.items())
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("row", sorted(NOT_QUICK))
+def test_every_row_can_be_measured_alone(tmp_path: Path, row: str) -> None:
+    """`--quick --only ROW` for the rows that `--quick` leaves out: its lines, finite, unjudged at three epochs."""
+    assert main(["--quick", "--only", row, "--out", str(tmp_path)]) == 0
+    lines = table(tmp_path)
+    assert lines
+    assert {line["row"] for line in lines.values()} == {row}
+    assert all(np.isfinite(line["mean"]) and line["holds"] is None for line in lines.values())
 
 
 def test_an_experience_of_the_benchmark_is_a_job_weight_for_weight(lab) -> None:
