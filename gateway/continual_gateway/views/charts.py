@@ -195,7 +195,7 @@ def _marks(snapshot: Snapshot, points: Sequence[HistoryPoint]) -> list[dict[str,
     for line in snapshot.status("decisions", ()):
         time_ms, action = text.epoch_ms(line.get("time")), str(line.get("action"))
         if action in MARKS and time_ms is not None and time_ms >= start:
-            label = f"{action} {line.get('version', '')}".strip()
+            label = f"{text.words(action)} {line.get('version') or ''}".strip()
             found.append({"time": time_ms / 1000, "tone": MARKS[action], "label": label})
     return found
 
