@@ -28,11 +28,12 @@ from statistics import median
 
 import uvloop
 from gateway_app import TOKEN
-from machine import Span, span
+from machine import FOREIGN_LIMIT, Span, span
 from nets import CLASSES, NETS, Net, onnx_of
 from stand import HERE, Stand, die_with_parent, free_port, stand
 
 OUTSTANDING = 64
+TRIES = 3
 
 
 @dataclass(slots=True)
@@ -283,6 +284,13 @@ class Runs:
         )
         return sample
 
+    def undisturbed(self, setting: Plain | Ours) -> Sample:
+        """One of three runs in which strangers used little of the machine, or the least disturbed of them."""
+        samples: list[Sample] = []
+        while len(samples) < TRIES and not any(sample.foreign <= FOREIGN_LIMIT for sample in samples):
+            samples.append(self.start(setting))
+        return min(samples, key=lambda sample: sample.foreign)
+
     def start(self, setting: Plain | Ours) -> Sample:
         if isinstance(setting, Plain):
             return self.of(setting.name, lambda: plain(self.net, self.server, setting), "/infer")
@@ -290,10 +298,11 @@ class Runs:
 
 
 def best_settings(runs: Runs) -> list[Plain | Ours]:
-    """The two fastest of each side's, each run once: which of them is best is left to the rounds."""
+    """The two fastest of each side's, each run once: which of them is best is left to the rounds. What strangers took is counted as free."""
     found: list[Plain | Ours] = []
     for side in (PLAIN, OURS):
-        rates = {setting: runs.start(setting).rate for setting in side}
+        samples = {setting: runs.start(setting) for setting in side}
+        rates = {setting: sample.rate / (1 - sample.foreign) for setting, sample in samples.items()}
         found += sorted(rates, key=lambda setting: -rates[setting])[:2]
     return found
 
@@ -303,7 +312,7 @@ def interleaved(runs: Runs, settings: Sequence[Plain | Ours], rounds: int) -> di
     for number in range(rounds):
         print(f"round {number + 1}")
         for setting in settings:
-            samples.setdefault(setting.name, []).append(runs.start(setting))
+            samples.setdefault(setting.name, []).append(runs.undisturbed(setting))
     return samples
 
 
@@ -319,9 +328,11 @@ def ratio_of(samples: Mapping[str, Sequence[Sample]]) -> float:
     """Of the medians of the best setting of each side; tells them, too."""
     (_, ours), (_, theirs) = best = best_of(samples, "gateway"), best_of(samples, "plain")
     for name, runs in best:
-        told = {field: median(getattr(run, field) for run in runs) for field in ("rate", "p50_ms", "p99_ms", "cpu_us")}
+        fields = ("rate", "p50_ms", "p99_ms", "cpu_us", "foreign")
+        told = {field: median(getattr(run, field) for run in runs) for field in fields}
         print(
-            f"{name}: {told['rate']:.0f}/s, p50 {told['p50_ms']:.1f} ms, p99 {told['p99_ms']:.1f} ms, CPU {told['cpu_us']:.0f} µs each"
+            f"{name}: {told['rate']:.0f}/s, p50 {told['p50_ms']:.1f} ms, p99 {told['p99_ms']:.1f} ms, "
+            f"CPU {told['cpu_us']:.0f} µs each, strangers {told['foreign']:.0%}"
         )
     return median(run.rate for run in ours) / median(run.rate for run in theirs)
 
