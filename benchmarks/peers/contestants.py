@@ -24,7 +24,7 @@ from load import FailedRequestError, Load, http_loop, stream_loop
 from nets import Net, onnx_of
 from stand import KEYS, Stand, free_port
 
-from gateway import gateway, requests_for
+from gateway import Ours, gateway, requests_for
 
 START_SECONDS = 60.0
 Loop = Callable[[float], Load]
@@ -75,8 +75,7 @@ def _stream(stage: Stage, options: Mapping[str, int]) -> Iterator[Loop]:
     """The real workers, their Redis with its append-only file on, fenced commits and answers kept."""
     stage.stand.reset()
     stage.stand.route([("v1", 10_000)])
-    stage.stand.batch_size = options["batch"]
-    stage.stand.start_workers(stage.net, options["workers"])
+    stage.stand.start_workers(stage.net, options["workers"], batch=options["batch"])
     images = [image.tobytes() for image in stage.net.images(64)]
     requests, predictions = KEYS.requests.encode(), KEYS.predictions.encode()
     yield lambda seconds: stream_loop(stage.stand.port, requests, predictions, images, seconds)
@@ -86,8 +85,7 @@ def _stream(stage: Stage, options: Mapping[str, int]) -> Iterator[Loop]:
 @contextmanager
 def _gateway(stage: Stage, options: Mapping[str, int]) -> Iterator[Loop]:
     """The same behind our own HTTP API."""
-    stage.stand.batch_size = options["batch"]
-    with gateway(stage.net, stage.stand, options["workers"]) as port:
+    with gateway(stage.net, stage.stand, Ours(options["workers"], options["batch"])) as port:
         requests = requests_for(stage.net, "/v2/models/net/infer")
         yield lambda seconds: http_loop(port, requests, seconds)
 

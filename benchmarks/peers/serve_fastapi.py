@@ -1,6 +1,6 @@
 """What somebody writes in an afternoon: FastAPI and ONNX Runtime, a raw body of pixels in.
 
-python serve_fastapi.py '{"port": 8000, "onnx": "net.onnx", "shape": [32, 32, 3], "processes": 2, "threads": 1}'
+python serve_fastapi.py '{"port": 8000, "onnx": "net.onnx", "shape": [32, 32, 3], "processes": 2, "threads": 1, "pool": false}'
 """
 
 import json
@@ -10,6 +10,7 @@ import sys
 import uvicorn
 from classifier import Classifier
 from fastapi import FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
 
 SETTINGS = json.loads(os.environ.get("PEER", "{}"))
 
@@ -20,7 +21,8 @@ def create() -> FastAPI:
 
     @app.post("/infer")
     async def infer(request: Request) -> dict[str, object]:
-        return model.one(await request.body())
+        body = await request.body()
+        return await run_in_threadpool(model.one, body) if SETTINGS["pool"] else model.one(body)
 
     return app
 

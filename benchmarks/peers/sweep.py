@@ -37,9 +37,11 @@ _OPTIONS: Mapping[str, list[dict[str, object]]] = {
     ],
     GATEWAY: [{"workers": 1, "batch": 64}, {"workers": 2, "batch": 64}, {"workers": 2, "batch": 16}],
     "fastapi": [
-        {"body": "raw", "processes": 1},
-        {"body": "raw", "processes": 2},
-        {"body": "raw", "processes": 1, "threads": 2},
+        {"body": "raw", "processes": 1, "pool": False},
+        {"body": "raw", "processes": 2, "pool": False},
+        {"body": "raw", "processes": 3, "pool": False},
+        {"body": "raw", "processes": 2, "pool": True},
+        {"body": "raw", "processes": 1, "pool": False, "threads": 2},
     ],
     "mlserver": [
         {"body": "v2", "workers": 0, "batch": 0, "wait": 0.0},

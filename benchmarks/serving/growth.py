@@ -50,8 +50,7 @@ def drained(context: Context, net: Net, count: int, workers: int = 1, batch: int
     stand = context.stand
     stand.reset()
     stand.route([("v1", ALL)])
-    stand.batch_size = batch
-    started = stand.start_workers(net, workers)
+    started = stand.start_workers(net, workers, batch=batch)
     for worker in started:
         worker.pause()
     stand.fill(net, count)
@@ -132,7 +131,6 @@ def memory(context: Context) -> list[Point]:
         context.tell(f"memory, {net.title}")
         stand.reset()
         stand.route([("v1", ALL)])
-        stand.batch_size = 64
         stand.start_workers(net, 1)
         before = int(stand.client.info("memory")["used_memory"])
         count = context.count(20_000)

@@ -128,8 +128,6 @@ class Stand:
     port: int = field(default_factory=free_port)
     workers: list[Worker] = field(default_factory=list)
     gen: int = 0
-    batch_size: int = 64
-    """The most requests that a worker started from now on answers at once."""
 
     def __post_init__(self) -> None:
         self.client = redis.Redis(port=self.port, protocol=2)
@@ -201,7 +199,6 @@ class Stand:
             settings.VERSION: version,
             settings.BATCH_SIZE: str(batch),
             settings.CHECKPOINT: self.publish(net),
-            settings.BATCH_SIZE: str(self.batch_size),
             settings.HEALTH_ADDRESS: f"unix:{self.folder}/{number}.sock",
             settings.POD_NAME: f"pod-{number}",
             settings.TERMINATION_LOG: str(self.folder / f"{number}.termination"),
