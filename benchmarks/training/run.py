@@ -38,7 +38,7 @@ from rich.table import Table
 from rows import Row
 from stand import Process
 
-GOAL, RATE, BUFFER = 0.9, 0.02, 500
+GOAL, RATE, BUFFER = 0.9, 0.05, 500
 CLASSES = tuple(f"class-{n}" for n in range(10))
 WAITS = {"default": {}, "passive": {"OMP_WAIT_POLICY": "PASSIVE"}, "spin 0": {"GOMP_SPINCOUNT": "0"}}
 
@@ -89,8 +89,8 @@ def _samples(shape: InputShape, count: int, seed: int) -> Samples:
     """Noise, brighter from class to class: an epoch of it descends, or the trainer would stop it as diverged."""
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(count) % len(CLASSES))
-    noise = rng.integers(0, 128, (count, shape.height, shape.width, shape.channels), np.uint8)
-    return Samples(noise + (12 * labels).astype(np.uint8)[:, None, None, None], labels, CLASSES)
+    noise = rng.integers(0, 64, (count, shape.height, shape.width, shape.channels), np.uint8)
+    return Samples(noise + (20 * labels).astype(np.uint8)[:, None, None, None], labels, CLASSES)
 
 
 # Measures -------------------------------------------------------------------------------------------------------------------------
