@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from continual_contract.ids import EntryId, RequestId, Version
 
@@ -47,13 +47,15 @@ class RequestEntry(NamedTuple):
     metadata: bytes = b""
 
 
+def plain_request(entry_id: bytes, data: bytes) -> RequestEntry:
+    """The common request: raw pixels and nothing else."""
+    sid: Any = entry_id.decode()
+    return RequestEntry(sid, sid, data)
+
+
 def decode_request(entry_id: bytes | str, fields: Fields) -> RequestEntry:
     """Read one request; fields `d enc k t m o`, all but `d` optional. A missing `d` reads as empty: the worker refuses it."""
     sid = EntryId(entry_id.decode() if isinstance(entry_id, bytes) else entry_id)
-    if len(fields) == 1:
-        return RequestEntry(
-            sid, RequestId(sid), fields.get(b"d", b"")
-        )  # the common request: raw pixels and nothing else
     original = fields.get(b"o", b"")
     return RequestEntry(
         entry_id=sid,
@@ -79,16 +81,8 @@ class Answer(NamedTuple):
     """Worker time per image, microseconds (batch time / batch size)."""
 
 
-def encode_answer(answer: Answer) -> bytes:
-    """`<version> <digest prefix> <role> <why> <confidence> <us> <class>`; the class comes last because it may hold spaces."""
-    return (
-        f"{answer.version} {answer.digest_prefix} {answer.role} {answer.why} "
-        f"{answer.confidence:.4f} {answer.worker_us} {answer.class_name}"
-    ).encode()
-
-
 def decode_answer(raw: bytes) -> Answer | None:
-    """None for UNSAMPLED and DEAD."""
+    """`<version> <digest prefix> <role> <why> <confidence> <us> <class>`, the class last because it may hold spaces; None for UNSAMPLED and DEAD."""
     if raw in (UNSAMPLED, DEAD):
         return None
     version, prefix, role, why, confidence, us, name = raw.decode().split(" ", 6)
@@ -108,15 +102,6 @@ class PredictionEntry:
     confidence: float
     worker_us: int
     time_ms: int
-
-
-def encode_prediction(request_id: str, answer: Answer, time_ms: int) -> list[bytes]:
-    """Flat field list for XADD inside `commit`."""
-    return [
-        b"r", request_id.encode(), b"v", answer.version.encode(), b"dg", answer.digest_prefix.encode(),
-        b"role", answer.role.encode(), b"why", answer.why.encode(), b"c", answer.class_name.encode(),
-        b"p", b"%.4f" % answer.confidence, b"us", b"%d" % answer.worker_us, b"t", b"%d" % time_ms,
-    ]  # fmt: skip
 
 
 def decode_prediction(fields: Fields) -> PredictionEntry:

@@ -163,23 +163,28 @@ end
 
 -- commit ----------------------------------------------------------------------------------------------------------------------
 
-local ANSWER = '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (.+)$'
+local SECTION_HEAD = 6
 
-local function publish(predictions, request_id, answer, time)
-  local version, digest, role, why, confidence, us, class = string.match(answer, ANSWER)
-  redis.call('XADD', predictions, '*', 'r', request_id, 'v', version, 'dg', digest, 'role', role, 'why', why,
-    'c', class, 'p', confidence, 'us', us, 't', time)
+-- The head of a section of a commit: answers that differ in entry, class and confidence only.
+local function section_of(keys, args, at, head)
+  local renamed = args[at + 4] == '1'
+  return {
+    kind = args[at], role = args[at + 1], why = args[at + 2], bucket = keys[3 + tonumber(args[at + 3])],
+    renamed = renamed, width = renamed and 4 or 3, count = tonumber(args[at + 5]),
+    head = head.version .. ' ' .. head.digest .. ' ' .. args[at + 1] .. ' ' .. args[at + 2] .. ' ',
+  }
 end
 
--- One answered entry of the batch; returns 1 if a prediction was published.
-local function settle(keys, bucket, version, entry, time)
-  if entry.kind == 's' then
-    redis.call('HSET', bucket, entry.request .. '/' .. version, entry.answer)
+-- One answered entry; returns 1 if a prediction was published. Stored: version, digest, role, why, confidence, us, class.
+local function settle(keys, head, section, request, confidence, class)
+  local answer = section.head .. confidence .. ' ' .. head.us .. ' ' .. class
+  if section.kind == 's' then
+    redis.call('HSET', section.bucket, request .. '/' .. head.version, answer)
     return 0
   end
-  local stored = entry.kind == 'u' and UNSAMPLED or entry.answer
-  if redis.call('HSETNX', bucket, entry.request, stored) == 0 then return 0 end
-  publish(keys[2], entry.request, entry.answer, time)
+  if redis.call('HSETNX', section.bucket, request, section.kind == 'u' and UNSAMPLED or answer) == 0 then return 0 end
+  redis.call('XADD', keys[2], '*', 'r', request, 'v', head.version, 'dg', head.digest, 'role', section.role,
+    'why', section.why, 'c', class, 'p', confidence, 'us', head.us, 't', head.time)
   return 1
 end
 
@@ -194,25 +199,32 @@ local function acknowledge(requests, group, args, first, count)
   return total
 end
 
--- KEYS requests predictions serve answers… ; ARGV group version ttl n_acks ack… then (id bucket kind request answer)…
+-- KEYS requests predictions serve answers… ; ARGV group version digest us ttl n_acks ack… then sections, each
+-- kind role why bucket renamed n then n times (id confidence class), with a request id behind each where `renamed` is 1
 -- kind: o = publish and store, u = publish, store the mark UNSAMPLED, s = shadow answer, never published
 -- → {acknowledged, published, lost}; lost = answered entries that were no longer pending: somebody else settled them.
 local function commit(keys, args)
-  local group, version, ttl, acks = args[1], args[2], args[3], tonumber(args[4])
-  local refused = fence(keys[3], group, version)
+  local group, acks = args[1], tonumber(args[6])
+  local head = { version = args[2], digest = args[3], us = args[4] }
+  local refused = fence(keys[3], group, head.version)
   if refused then return refused end
-  local acknowledged, published, lost = acknowledge(keys[1], group, args, 5, acks), 0, 0
-  local time = whole(now_ms())
-  for at = 5 + acks, #args, 5 do
-    local entry = { kind = args[at + 2], request = args[at + 3], answer = args[at + 4] }
-    if redis.call('XACK', keys[1], group, args[at]) == 1 then
-      acknowledged = acknowledged + 1
-      published = published + settle(keys, keys[3 + tonumber(args[at + 1])], version, entry, time)
-    else
-      lost = lost + 1
+  local acknowledged, published, lost = acknowledge(keys[1], group, args, 7, acks), 0, 0
+  head.time = whole(now_ms())
+  local at = 7 + acks
+  while at <= #args do
+    local section = section_of(keys, args, at, head)
+    local first = at + SECTION_HEAD
+    at = first + section.count * section.width
+    for i = first, at - 1, section.width do
+      if redis.call('XACK', keys[1], group, args[i]) == 1 then
+        acknowledged = acknowledged + 1
+        published = published + settle(keys, head, section, section.renamed and args[i + 3] or args[i], args[i + 1], args[i + 2])
+      else
+        lost = lost + 1
+      end
     end
   end
-  for i = 4, #keys do redis.call('EXPIRE', keys[i], ttl) end
+  for i = 4, #keys do redis.call('EXPIRE', keys[i], args[5]) end
   return { acknowledged, published, lost }
 end
 

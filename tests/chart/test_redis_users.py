@@ -24,9 +24,10 @@ from continual_clients.redis import check, ensure_functions
 from continual_contract import settings
 from continual_contract.artifacts import TrainingInputs
 from continual_contract.config import EvaluatorConfig, ServedVersion
-from continual_contract.entries import Answer, encode_answer
 from continual_contract.functions import (
-    Committed,
+    Answered,
+    Author,
+    Section,
     commit_call,
     configure_call,
     enqueue_call,
@@ -37,7 +38,7 @@ from continual_contract.functions import (
     survey_call,
     wipe_call,
 )
-from continual_contract.ids import EntryId, Version
+from continual_contract.ids import EntryId
 from continual_contract.keys import ModelKeys
 from continual_contract.report import Report
 from continual_operator.rehearsal import Rehearsal
@@ -381,7 +382,7 @@ def work_a_little(users: Users) -> None:
         entry = parse_enqueue(send(enqueue_call(KEYS, {"d": b"x"}), gateway)).entry_id
         assert worker.get(KEYS.routing)
         worker.xreadgroup("v1@1", "v1/a", {KEYS.requests: ">"}, count=1)
-        answer = encode_answer(Answer(Version("v1"), "abcdef", "stable", "owner", "1", 0.9, 100))
-        send(commit_call(KEYS, "v1@1", "v1", [Committed(entry, entry, "o", answer)]), worker)
+        said = Section("o", "stable", "owner", [Answered(entry, entry, "1", 0.9)])
+        send(commit_call(KEYS, "v1@1", Author("v1", "abcdef", 100), [said]), worker)
     with suppress(redis.ResponseError):
         Evaluator(users.connect("evaluator"), FileStore(users.folder / "store"), KEYS).start()

@@ -15,9 +15,7 @@ from continual_clients.objectstore import FileStore
 from continual_clients.shards import read_shard
 from continual_contract.artifacts import InputShape, StoreLayout
 from continual_contract.config import DriftWatch, EvaluatorConfig, PairUnderJudgement, ServedVersion
-from continual_contract.entries import Answer, encode_answer
-from continual_contract.functions import Committed, commit_call, enqueue_call, parse_enqueue, route_call
-from continual_contract.ids import Version
+from continual_contract.functions import Answered, Author, Section, commit_call, enqueue_call, parse_enqueue, route_call
 from continual_contract.keys import ModelKeys
 from continual_contract.report import Report
 from continual_contract.routing import parse_routing
@@ -119,11 +117,10 @@ class World:
                     continue
                 why = ("owner" if info.serve == info.version else "heir") if owner == group else "shadow"
                 role = "stable" if owner == group else "shadow"
-                answer = Answer(Version(version), "abcdef", role, why, models[version](rid), 0.9, 100)
                 kind = "o" if owner == group else "s"
-                answered.append(Committed(rid, rid, kind, encode_answer(answer)))
+                answered.append(Section(kind, role, why, [Answered(rid, rid, models[version](rid), 0.9)]))
             if answered or passed:
-                reply = self.call(commit_call(self.keys, group, version, answered, passed, 7200))
+                reply = self.call(commit_call(self.keys, group, Author(version, "abcdef", 100), answered, passed, 7200))
                 published += int(reply[1])
         return published
 

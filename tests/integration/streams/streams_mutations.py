@@ -102,12 +102,12 @@ BUSY = {"reap_every": 0.02, "per_second": 2000, "requests": 8000}
 
 NO_SERVE_CHECK = ("if served_by == version then return nil end", "if true then return nil end")
 NO_XACK_FENCE = (
-    "if redis.call('XACK', keys[1], group, args[at]) == 1 then",
-    "if redis.call('XACK', keys[1], group, args[at]) < 2 then",
+    "if redis.call('XACK', keys[1], group, args[i]) == 1 then",
+    "if redis.call('XACK', keys[1], group, args[i]) < 2 then",
 )
 NO_HSETNX_FENCE = (
-    "if redis.call('HSETNX', bucket, entry.request, stored) == 0 then return 0 end",
-    "redis.call('HSET', bucket, entry.request, stored)",
+    "if redis.call('HSETNX', section.bucket, request, section.kind == 'u' and UNSAMPLED or answer) == 0 then return 0 end",
+    "redis.call('HSET', section.bucket, request, section.kind == 'u' and UNSAMPLED or answer)",
 )
 UNSAFE_DESTROY = ("local function is_drained(requests, name, info, until_id)", "local function is_drained() do return true end end\nlocal function is_drained_unused(requests, name, info, until_id)")  # fmt: skip
 NO_AUDIT = ("  audit(state)\n", "  state.document.audited = low_water(state)\n")

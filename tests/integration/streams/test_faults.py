@@ -19,9 +19,10 @@ from typing import Any
 
 import pytest
 import redis
-from continual_contract.entries import Answer, encode_answer
 from continual_contract.functions import (
-    Committed,
+    Answered,
+    Author,
+    Section,
     claim_call,
     commit_call,
     enqueue_call,
@@ -31,7 +32,6 @@ from continual_contract.functions import (
     parse_enqueue,
     replay_call,
 )
-from continual_contract.ids import Version
 from continual_workers.streaming.reaper import forget_idle_consumers
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -45,8 +45,6 @@ from streams_mutations import (
     never_renew,
 )
 
-ANSWER = encode_answer(Answer(Version("v1"), "0123456789ab", "stable", "owner", "7", 0.5, 10))
-
 
 def read(bench: Bench, group: str, consumer: str, count: int = 100) -> list[str]:
     """Deliver to a bare consumer; ids."""
@@ -55,8 +53,9 @@ def read(bench: Bench, group: str, consumer: str, count: int = 100) -> list[str]
 
 
 def commit(bench: Bench, group: str, ids: list[str], version: str = "v1") -> Any:
-    answered = [Committed(i, i, "o", ANSWER) for i in ids]
-    return parse_commit(bench.run(commit_call(KEYS, group, version, answered, (), ANSWERS_TTL)))
+    section = Section("o", "stable", "owner", [Answered(i, i, "7", 0.5) for i in ids])
+    author = Author(version, "0123456789ab", 10)
+    return parse_commit(bench.run(commit_call(KEYS, group, author, [section], (), ANSWERS_TTL)))
 
 
 def problems_of(found: list[str], *kinds: str) -> bool:

@@ -10,7 +10,9 @@ from continual_contract import errors
 from continual_contract.functions import (
     FUNCTIONS,
     LIBRARY,
-    Committed,
+    Answered,
+    Author,
+    Section,
     claim_call,
     commit_call,
     configure_call,
@@ -31,9 +33,10 @@ from continual_contract.functions import (
 from continual_contract.keys import ModelKeys
 
 KEYS = ModelKeys("team", "digits")
+AUTHOR = Author("v1", "abc", 30)
 CALLS = [
     enqueue_call(KEYS, {"d": b"x"}, "mine", 10, 60),
-    commit_call(KEYS, "v1@1", "v1", [Committed("1-0", "1-0", "o", b"a")], ["2-0"]),
+    commit_call(KEYS, "v1@1", AUTHOR, [Section("o", "stable", "owner", [Answered("1-0", "1-0", "cat", 0.5)])], ["2-0"]),
     renew_call(KEYS, "v1@1", "v1", "v1/a", ["1-0"]),
     claim_call(KEYS, "v1@1", "v1", "v1/a", 100, 10),
     forget_call(KEYS, "v1@1", "v1/a"),
@@ -66,11 +69,17 @@ def test_a_call_touches_one_slot_and_counts_its_keys(call: object) -> None:
 def test_a_commit_names_each_hour_bucket_once() -> None:
     """Buckets come from the request ids; entries refer to them by position."""
     hour = 3_600_000
-    answered = [Committed(f"{n}-1", f"{n}-0", "o", b"a") for n in (0, hour, 5, hour + 7)]
-    call = commit_call(KEYS, "v1@1", "v1", answered, ["9-9"], 60)
-    assert call.keys[3:] == (KEYS.answers(0), KEYS.answers(1))
-    assert call.args[:5] == ("v1@1", "v1", 60, 1, "9-9")
-    assert [call.args[at] for at in range(6, len(call.args), 5)] == [1, 2, 1, 2]
+    owned = [Answered(f"{n}-1", f"{n}-1", "big cat", 0.25) for n in (0, 5, hour, hour + 7)]
+    again = [Answered(f"{n}-9", f"{n}-0", "cat", 1.0) for n in (2 * hour, 6, 2 * hour)]
+    sections = [Section("o", "stable", "owner", owned), Section("s", "shadow", "shadow", again)]
+    call = commit_call(KEYS, "v1@1", AUTHOR, sections, ["9-9"], 60)
+    assert call.keys[3:] == (KEYS.answers(0), KEYS.answers(1), KEYS.answers(2))
+    assert call.args[:7] == ("v1@1", "v1", "abc", 30, 60, 1, "9-9")
+    rows = list(call.args[7:])
+    assert rows[:12] == ["o", "stable", "owner", 1, 0, 2, "0-1", "0.2500", "big cat", "5-1", "0.2500", "big cat"]
+    assert rows[12:18] == ["o", "stable", "owner", 2, 0, 2]
+    assert rows[24:34] == ["s", "shadow", "shadow", 3, 1, 1, f"{2 * hour}-9", "1.0000", "cat", f"{2 * hour}-0"]
+    assert [rows[at : at + 6] for at in (34, 44)] == [["s", "shadow", "shadow", position, 1, 1] for position in (1, 3)]
 
 
 def test_a_route_says_what_is_wanted_as_json() -> None:

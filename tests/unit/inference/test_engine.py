@@ -13,7 +13,7 @@ from continual_contract.artifacts import CheckpointManifest, InputShape
 from continual_contract.entries import RequestEntry
 from continual_contract.errors import UnavailableError, UnsafeModelError
 from continual_contract.ids import EntryId, RequestId
-from continual_workers.inference.engine import Engine, stack_raw, warm_up_sizes
+from continual_workers.inference.engine import Engine, best_cap, stack_raw, warm_up_sizes
 from continual_workers.streaming.outcomes import Predicted, Refused
 from onnx import ModelProto, TensorProto
 from PIL import Image
@@ -135,6 +135,25 @@ def test_confidence_is_the_softmax_of_the_best_class() -> None:
 def test_warm_up_runs_powers_of_two_and_the_cap(cap: int, sizes: list[int]) -> None:
     """No batch that matters meets a cold runtime."""
     assert warm_up_sizes(cap) == sizes
+
+
+@pytest.mark.parametrize(
+    ("seconds", "cap"),
+    [
+        ({1: 0.0001, 8: 0.0005, 64: 0.004}, 64),  # a small network: reading costs more than waiting
+        ({1: 0.009, 2: 0.017, 4: 0.033, 8: 0.064, 64: 0.52}, 4),  # a slow one that gains nothing beyond
+        ({1: 0.022, 2: 0.036, 4: 0.062, 8: 0.11, 16: 0.21}, 16),  # a slow one that still gains
+        ({1: 0.5}, 1),
+    ],
+)
+def test_a_batch_is_as_small_as_costs_nothing(seconds: dict[int, float], cap: int) -> None:
+    """At least 20 ms long, and within 3 % of the best cost per image."""
+    assert best_cap(seconds) == cap
+
+
+def test_warm_up_returns_a_cap_it_has_run(engine: Engine) -> None:
+    """For a tiny network the one that is allowed."""
+    assert engine.warm_up(48) == 48
 
 
 def fixed_batch(m: ModelProto) -> None:

@@ -10,7 +10,8 @@ times the throughput.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,16 +24,31 @@ from continual_contract.errors import InvalidImageError
 
 from continual_workers.streaming.outcomes import Outcome, Predicted, Refused
 
+LONG_BATCH_SECONDS = 0.02
+"""What surrounds a batch (reading, committing, waking) takes about half a millisecond."""
+WORSE_THAN_BEST = 1.03
+
 
 @dataclass(frozen=True, slots=True)
 class Engine(LoadedModel):
     """A loaded model that answers requests. Safe to call from one thread at a time."""
 
-    def warm_up(self, batch_size: int) -> None:
-        """Run every batch size the runtime plans memory for: powers of two up to the cap, and the cap."""
+    def warm_up(self, batch_size: int) -> int:
+        """Run every batch size the runtime plans memory for, powers of two up to the cap and the cap; returns the cap worth reading."""
+        return best_cap({n: self._seconds(n) for n in warm_up_sizes(batch_size)})
+
+    def _seconds(self, n: int) -> float:
+        """CPU seconds of a batch of `n`, planned by the first of two runs; a slow one is timed as it is."""
         shape = self.manifest.input
-        for n in warm_up_sizes(batch_size):
-            self.logits(np.zeros((n, shape.height, shape.width, shape.channels), np.uint8))
+        images = np.zeros((n, shape.height, shape.width, shape.channels), np.uint8)
+        taken = 0.0
+        for _ in range(2):
+            began = time.thread_time()
+            self.logits(images)
+            taken = time.thread_time() - began
+            if taken >= LONG_BATCH_SECONDS:
+                break
+        return taken
 
     def answer(self, entries: Sequence[RequestEntry]) -> list[Outcome]:
         """One outcome per request, in order: a class with its confidence, or a refusal with its reason."""
@@ -45,12 +61,12 @@ class Engine(LoadedModel):
         return [item if isinstance(item, Refused) else next(predicted) for item in decoded]
 
     def _predict(self, images: Images) -> list[Outcome]:
-        classes = self.manifest.classes
         best, confidence = decide(self.logits(images))
-        return [
-            Predicted(classes[c], p) if p == p else _NOT_FINITE  # noqa: PLR0124 -- only NaN differs from itself
-            for c, p in zip(best.tolist(), confidence.tolist(), strict=True)
-        ]
+        names = map(self.manifest.classes.__getitem__, best.tolist())
+        said: list[Outcome] = list(map(Predicted, names, confidence.tolist()))
+        for n in np.flatnonzero(np.isnan(confidence)):
+            said[n] = _NOT_FINITE
+        return said
 
     def _decode(self, entry: RequestEntry) -> Images | Refused:
         shape = self.manifest.input
@@ -77,6 +93,18 @@ def stack_raw(entries: Sequence[RequestEntry], manifest: CheckpointManifest) -> 
 
 def warm_up_sizes(batch_size: int) -> list[int]:
     return sorted({min(1 << power, batch_size) for power in range(batch_size.bit_length() + 1)})
+
+
+def best_cap(seconds: Mapping[int, float]) -> int:
+    """The smallest batch that is long enough to make reading it cheap and costs no more per image than the best.
+
+    A slow network gains nothing from 64 images at once, and holds them all until the last is done: they answer late, keep a stopping
+    worker from leaving, and leave another one idle at the end of a backlog. `seconds`: CPU seconds by batch size (a GPU's time is not
+    seen by it, so there the largest stays).
+    """
+    best = min(taken / n for n, taken in seconds.items())
+    fitting = [n for n, taken in seconds.items() if taken >= LONG_BATCH_SECONDS and taken / n <= WORSE_THAN_BEST * best]
+    return min(fitting, default=max(seconds))
 
 
 def load_engine(registry: Registry, digest: str, device: Device) -> Engine:

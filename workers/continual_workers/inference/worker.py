@@ -61,8 +61,10 @@ def serve(env: WorkerEnvironment, stop: threading.Event) -> None:
     readiness = Readiness(stop)
     registry = CollectorRegistry()
     with HealthServer(env.health_address, readiness, registry):
-        engine = prepare(env)
-        consumer = build_consumer(env, engine, WorkerMetrics(registry, f"{env.namespace}/{env.model}", env.version))
+        engine, batch_size = prepare(env)
+        consumer = build_consumer(
+            env, engine, batch_size, WorkerMetrics(registry, f"{env.namespace}/{env.model}", env.version)
+        )
         gc.collect()
         gc.freeze()
         readiness.begin(consumer)
@@ -71,20 +73,21 @@ def serve(env: WorkerEnvironment, stop: threading.Event) -> None:
     log.info("stopped", extra={"version": env.version})
 
 
-def prepare(env: WorkerEnvironment) -> Engine:
-    """The version's model, verified and warm."""
+def prepare(env: WorkerEnvironment) -> tuple[Engine, int]:
+    """The version's model, verified and warm, and how many images at once pay (at most what the resource allows)."""
     for name, value in ((settings.VERSION, env.version), (settings.CHECKPOINT, env.checkpoint)):
         if not value:
             raise UsageError("is not set", field=name, remedy="the operator sets it; by hand: `v1` and `sha256:…`")
     started = time.monotonic()
     store = open_store(env.store_url, env.store_credentials_file)
     engine = load_engine(Registry(store, StoreLayout(env.namespace, env.model)), env.checkpoint, env.device)
-    engine.warm_up(env.batch_size)
-    log.info("model loaded", extra={"checkpoint": env.checkpoint, "seconds": round(time.monotonic() - started, 3)})
-    return engine
+    batch_size = engine.warm_up(env.batch_size)
+    seconds = round(time.monotonic() - started, 3)
+    log.info("model loaded", extra={"checkpoint": env.checkpoint, "seconds": seconds, "batch_size": batch_size})
+    return engine, batch_size
 
 
-def build_consumer(env: WorkerEnvironment, engine: Engine, metrics: WorkerMetrics) -> Consumer:
+def build_consumer(env: WorkerEnvironment, engine: Engine, batch_size: int, metrics: WorkerMetrics) -> Consumer:
     return Consumer(
         connect=lambda: redis_client.connect(env),
         keys=env.keys,
@@ -92,7 +95,7 @@ def build_consumer(env: WorkerEnvironment, engine: Engine, metrics: WorkerMetric
         digest_prefix=env.checkpoint.removeprefix("sha256:")[:DIGEST_PREFIX_LENGTH],
         consumer_name=f"{env.pod}-{secrets.token_hex(3)}",
         options=ConsumerOptions(
-            batch_size=env.batch_size,
+            batch_size=batch_size,
             salt=env.salt,
             sample_percent=env.sample_percent,
             answers_ttl_seconds=env.answers_ttl_seconds,

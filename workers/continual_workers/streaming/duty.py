@@ -7,16 +7,14 @@ publish a prediction, answer in the dark, acknowledge, or leave it alone (a tabl
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from continual_contract.entries import RequestEntry, Role, Why
 from continual_contract.ids import GroupName
 from continual_contract.routing import Epoch, Routing
 
 
-@dataclass(frozen=True, slots=True)
-class Duty:
+class Duty(NamedTuple):
     """`own`: predict and publish. `shadow`: predict in the dark. `pass`: acknowledge. `unknown`: leave it pending."""
 
     kind: Literal["own", "shadow", "pass", "unknown"]

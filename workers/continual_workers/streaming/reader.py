@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import redis
-from continual_contract.entries import RequestEntry, decode_request
+from continual_contract.entries import RequestEntry, decode_request, plain_request
 from continual_contract.functions import Claimed, claim_call, parse_claim
 from continual_contract.ids import ZERO_ID, EntryId, GroupName, id_key
 from continual_contract.routing import Routing, parse_routing
@@ -300,6 +300,8 @@ class Reader:
 
 
 def _request(entry_id: bytes, fields: Sequence[bytes]) -> RequestEntry:
+    if len(fields) == 2 and fields[0] == b"d":
+        return plain_request(entry_id, fields[1])
     return decode_request(entry_id, dict(zip(fields[::2], fields[1::2], strict=True)))
 
 

@@ -11,21 +11,24 @@ from collections.abc import Sequence
 from typing import Any
 
 import redis
-from continual_contract.entries import Answer, encode_answer
+from continual_contract.entries import RequestEntry
 from continual_contract.functions import (
+    Answered,
+    Author,
     CommitKind,
-    Committed,
     FunctionCall,
+    Section,
     commit_call,
     dead_call,
     parse_commit,
     parse_renew,
     renew_call,
 )
-from continual_contract.ids import EntryId, Version
+from continual_contract.ids import EntryId
 from continual_contract.routing import is_sampled
 
-from continual_workers.streaming.outcomes import Predicted, Refused
+from continual_workers.streaming.duty import Duty
+from continual_workers.streaming.outcomes import Refused
 from continual_workers.streaming.shared import Shared
 from continual_workers.streaming.wire import Wire, has_code, raise_unless_transient
 from continual_workers.streaming.work import Batch, Job
@@ -132,39 +135,37 @@ class Writer:
     def _calls(self, batch: Batch) -> list[FunctionCall]:
         """One commit, and one call per dead letter."""
         shared = self._shared
-        answered: list[Committed] = []
+        answered: dict[tuple[CommitKind, Duty], list[Answered]] = {}
         acknowledged = list(batch.acknowledged)
-        dead = [self._dead(batch, job, _too_often(job)) for job in batch.given_up]
-        for job, outcome in zip(batch.jobs, batch.outcomes, strict=True):
-            if isinstance(outcome, Predicted):
-                self._answer(job, outcome, batch.worker_us, answered, acknowledged)
-            elif job.duty.kind == "own":
-                dead.append(self._dead(batch, job, outcome))
+        dead = [self._dead(batch, job.request, _too_often(job)) for job in batch.given_up]
+        for (request, duty, _), outcome in zip(batch.jobs, batch.outcomes, strict=True):
+            if isinstance(outcome, Refused):
+                if duty.kind == "own":
+                    dead.append(self._dead(batch, request, outcome))
+                else:
+                    acknowledged.append(request.entry_id)
+            elif kind := self._kind(duty, request):
+                answer = Answered(request.entry_id, request.request_id, outcome.class_name, outcome.confidence)
+                answered.setdefault((kind, duty), []).append(answer)
             else:
-                acknowledged.append(job.request.entry_id)
+                acknowledged.append(request.entry_id)
         if not answered and not acknowledged:
             return dead
+        sections = [Section(kind, duty.role, duty.why, answers) for (kind, duty), answers in answered.items()]
+        author = Author(shared.version, shared.digest_prefix, batch.worker_us)
         ttl = shared.options.answers_ttl_seconds
-        return [commit_call(shared.keys, batch.group, shared.version, answered, acknowledged, ttl), *dead]
+        return [commit_call(shared.keys, batch.group, author, sections, acknowledged, ttl), *dead]
 
-    def _answer(
-        self, job: Job, outcome: Predicted, worker_us: int, answered: list[Committed], acknowledged: list[EntryId]
-    ) -> None:
-        """Outside the sample a prediction is published but not kept, and a shadow answer is of no use to anybody."""
-        shared, request = self._shared, job.request
-        sampled = is_sampled(request.request_id, shared.options.salt, shared.options.sample_percent)
-        if job.duty.kind == "shadow" and not sampled:
-            acknowledged.append(request.entry_id)
-            return
-        kind: CommitKind = "s" if job.duty.kind == "shadow" else "o" if sampled else "u"
-        duty, version = job.duty, Version(shared.version)
-        answer = Answer(
-            version, shared.digest_prefix, duty.role, duty.why, outcome.class_name, outcome.confidence, worker_us
-        )
-        answered.append(Committed(request.entry_id, request.request_id, kind, encode_answer(answer)))
+    def _kind(self, duty: Duty, request: RequestEntry) -> CommitKind | None:
+        """Outside the sample a prediction is published but not kept, and a shadow answer (None) is of no use to anybody."""
+        options = self._shared.options
+        sampled = is_sampled(request.request_id, options.salt, options.sample_percent)
+        if duty.kind == "shadow":
+            return "s" if sampled else None
+        return "o" if sampled else "u"
 
-    def _dead(self, batch: Batch, job: Job, why: Refused) -> FunctionCall:
-        shared, request = self._shared, job.request
+    def _dead(self, batch: Batch, request: RequestEntry, why: Refused) -> FunctionCall:
+        shared = self._shared
         ttl = shared.options.answers_ttl_seconds
         log.warning(
             "Gave up on a request", extra={"request": request.request_id, "reason": why.reason, "why": why.message}
