@@ -111,9 +111,15 @@ async def _ask_many(
     if problem is not None:
         for one in pending:
             answers.forget(one)
-        raise problem
+        try:
+            raise problem
+        finally:
+            del problem, sent  # an error whose own frame names it keeps all images until the collector comes
     found = await asyncio.gather(*map(answers.wait, pending), return_exceptions=True)
     wrong = next((one for one in found if isinstance(one, BaseException)), None)
     if wrong is not None:
-        raise wrong
+        try:
+            raise wrong
+        finally:
+            del wrong, found
     return [one for one in found if not isinstance(one, BaseException)]
