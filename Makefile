@@ -5,7 +5,7 @@ STAMP := .venv/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup redis web chromium screenshots tools demo test test-long control-plane e2e e2e-tools e2e-node images lint format lock lock-images lock-peers reference chart checkov bench bench-learning bench-closedloop bench-quick bench-gate bench-operator bench-peers bench-training bench-growth bench-gateway clean
+.PHONY: help setup redis web chromium screenshots tools demo test test-long control-plane e2e e2e-tools e2e-node images lint format lock lock-images lock-peers reference chart checkov bench bench-learning bench-closedloop bench-quick bench-gate bench-operator bench-peers bench-training bench-growth bench-gateway bench-report clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -122,6 +122,9 @@ bench-growth: setup ## Cost per request as batch, payload and number of models g
 
 bench-gateway: setup ## The gateway beside plain FastAPI and ONNX Runtime, 64 requests outstanding, each at its best setting; ARGS="--rounds 3"
 	@$(PY) benchmarks/serving/gateway.py $(ARGS)
+
+bench-report: $(STAMP) ## Write the tables of docs/performance.md from what the benchmarks left in out/
+	@$(PY) -m benchmarks.report $(ARGS)
 
 bench-gate: setup ## The gate simulated: false promotions, labels to promote and to roll back
 	@$(PY) -m continual_workers.evaluation.simulate --runs 10000

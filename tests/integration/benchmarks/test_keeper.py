@@ -1,0 +1,64 @@
+"""The peers' servers leave nothing behind, whatever ends the benchmark."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+KEEPER = Path(__file__).resolve().parents[3] / "benchmarks/peers/keeper.py"
+SERVER = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+open(sys.argv[1], "w").write(f"{child.pid} done")
+sys.exit() if sys.argv[2] == "leaves" else time.sleep(60)
+"""
+DEADLINE_SECONDS = 15.0
+SECONDS_TO_DIE = 3.0
+
+
+@pytest.mark.parametrize("server", ["stays", "leaves"])
+@pytest.mark.parametrize("end", ["closes", "dies"])
+def test_detached_processes_of_a_server_are_gone_when_the_benchmark_is(server: str, end: str, tmp_path: Path) -> None:
+    """A grandchild in a session of its own is killed after the pipe was closed or its owner killed, also if its parent had left it."""
+    assert is_gone_after(KEEPER, server, end, tmp_path)
+
+
+def test_without_adopting_orphans_one_would_stay(tmp_path: Path) -> None:
+    """The mutation check: a keeper that is no reaper does not find what its command has left."""
+    mutant = tmp_path / "keeper.py"
+    adopting = "ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)"
+    assert adopting in KEEPER.read_text()
+    mutant.write_text(KEEPER.read_text().replace(adopting, "ctypes.CDLL(None)"))
+    assert not is_gone_after(mutant, "leaves", "closes", tmp_path)
+
+
+def is_gone_after(keeper: Path, server: str, end: str, folder: Path) -> bool:
+    """Whether the detached process ended with its keeper; it is killed in any case."""
+    noted = folder / "pid"
+    command = [sys.executable, str(keeper), sys.executable, "-c", SERVER, str(noted), server]
+    hold = f"import subprocess, time; subprocess.Popen({command!r}, stdin=subprocess.PIPE); time.sleep(60)"
+    started = [sys.executable, "-c", hold] if end == "dies" else command
+    with subprocess.Popen(started, stdin=subprocess.PIPE) as owner:
+        detached = psutil.Process(_pid(noted))
+        if end == "dies":
+            owner.kill()
+        assert owner.stdin is not None
+        owner.stdin.close()
+        owner.wait(DEADLINE_SECONDS)
+        gone, alive = psutil.wait_procs([detached], SECONDS_TO_DIE)
+        for process in alive:
+            process.kill()
+    return bool(gone)
+
+
+def _pid(noted: Path) -> int:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not (noted.exists() and (text := noted.read_text()).endswith("done")):
+        assert time.monotonic() < deadline, "the server did not start"
+        time.sleep(0.02)
+    return int(text.split()[0])
