@@ -37,6 +37,8 @@ class Stage:
     net: Net
     stand: Stand
     folder: Path
+    tries: int
+    """How often a disturbed measure is taken at most."""
 
     @property
     def onnx(self) -> Path:

@@ -67,10 +67,10 @@ class Measured:
     """Share of all cores that strangers used."""
 
 
-def measure(loop: Loop, seconds: float) -> Measured:
-    """The least disturbed of at most three tries; the first undisturbed one ends them."""
+def measure(loop: Loop, seconds: float, tries_at_most: int = TRIES) -> Measured:
+    """The least disturbed of some tries; the first undisturbed one ends them."""
     tries: list[Measured] = []
-    for _ in range(TRIES):
+    for _ in range(tries_at_most):
         servers = [pid for pid in family() if pid != os.getpid()]
         with span() as taken:
             before = cpu_seconds(servers)
@@ -91,7 +91,7 @@ def measure(loop: Loop, seconds: float) -> Measured:
 def run_setting(setting: Setting, stage: Stage, seconds: float) -> Measured:
     with setting.start(stage) as loop:
         loop(WARM_SECONDS)
-        return measure(loop, seconds)
+        return measure(loop, seconds, stage.tries)
 
 
 # Parts --------------------------------------------------------------------------------------------------------------------------
@@ -245,6 +245,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--part", choices=("all", "install", "sweep", "rounds", "table"), default="all")
     parser.add_argument("--only", nargs="+", choices=list(TITLES), metavar="WHO", help=", ".join(TITLES))
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tries", type=int, default=TRIES, help="how often a disturbed measure is taken at most")
     parser.add_argument("--out", type=Path, default=Path("out/bench-peers"))
     return parser.parse_args()
 
@@ -275,7 +276,7 @@ def main() -> int:
                 tempfile.TemporaryDirectory(prefix="continual-bench-") as folder,
                 stand(Path(folder) / "stand") as server,
             ):
-                stage = Stage(NETS["cnn3"], server, Path(folder))
+                stage = Stage(NETS["cnn3"], server, Path(folder), options.tries)
                 if options.part != "rounds":
                     sweep(stage, [who for who in chosen if not options.only or who in options.only], options.out, tell)
                 if options.part != "sweep":
