@@ -18,7 +18,7 @@ from worlds import World
 MAX_BYTES = 200_000
 TRAINING_MS = 420_000
 POSTS = 60
-STEPS = [{"weight": 0, "hold": "3s"}, {"weight": 10, "hold": "30s"}, {"weight": 50, "hold": "5s"}]
+STEPS = [{"weight": 0, "hold": "3s"}, {"weight": 10, "hold": "20s"}, {"weight": 50, "hold": "5s"}]
 """Long enough at 10 % for its pictures."""
 Camera = Callable[..., None]
 LOADED = """() => Promise.all([document.fonts.ready, ...[...document.images].map((image) => {
@@ -82,7 +82,7 @@ def test_pictures_of_every_page_from_one_real_run(
     visitor: Any, as_role: Callable[..., Page], camera: Camera, world: World, photos: World, digits: Any, tmp_path: Path
 ) -> None:
     """Sign in, list, samples with their table, the label queue, a canary under judgement, probation, an answer, a correction fixed."""
-    photos.patch(rollout__steps=STEPS, feedback__window="30s")
+    photos.patch(rollout__steps=STEPS, feedback__window="15s")
     camera(visitor.open("/signin"), "signin", 480)
     page = as_role("admin")
     evening = folder_of(tmp_path / "stream", "evening", 400, seed=5)
@@ -91,7 +91,7 @@ def test_pictures_of_every_page_from_one_real_run(
         with photos.producing(str(noon), 20.0, "--labels-after", "1", "--label-source", "audit"):
             album(page)
             camera(page, "samples", 1420)
-            page.wait_for_timeout(40_000)  # the curves need a past
+            page.wait_for_timeout(25_000)  # the curves need a past
         with photos.producing(str(evening), 20.0, "--labels-after", "1", "--label-source", "audit"):
             queue(page, camera)
             photos.wait("the samples to be released", lambda: photos.released() >= POSTS * 0.7, 120)
