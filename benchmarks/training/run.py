@@ -40,7 +40,10 @@ from stand import Process
 
 GOAL, RATE, BUFFER = 0.9, 0.05, 500
 CLASSES = tuple(f"class-{n}" for n in range(10))
-WAITS = {"default": {}, "passive": {"OMP_WAIT_POLICY": "PASSIVE"}, "spin 0": {"GOMP_SPINCOUNT": "0"}}
+WAITS = {
+    "default": {}, "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
+    "spin 2 000": {"GOMP_SPINCOUNT": "2000"}, "spin 20 000": {"GOMP_SPINCOUNT": "20000"},
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +216,7 @@ def main() -> int:
         print(trainer(CASES[4], options.scale)()[0])
         return 0
     set_up_torch(1)
-    quiet = Quiet()
+    quiet = Quiet(options.tries)
     with Console(stderr=True).status("starting") as status:
         rows = [] if options.only == "cores" else against_bare(quiet, options.rounds, options.scale, status.update)
         threads = {} if options.only == "ratio" else second_core(min(options.rounds, 3), options.scale, status.update)
