@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import redis
 from continual_contract.functions import Argument, FunctionCall, error_from_reply
+from hiredis import pack_command
 
 TRANSIENT_CODES = ("MISCONF", "BUSY", "NOREPLICAS", "UNBLOCKED")
 TRANSIENT_KINDS = (
@@ -36,7 +37,7 @@ class Wire:
     def exchange(self, *commands: Command) -> list[Any]:
         """Replies in the order of the commands; an error reply is a redis.ResponseError among them."""
         words = [c.command() if isinstance(c, FunctionCall) else tuple(c) for c in commands]
-        self._connection.send_packed_command(self._connection.pack_commands(words))
+        self._connection.send_packed_command([b"".join(map(pack_command, words))])
         return [self._reply() for _ in words]
 
     def _reply(self) -> Any:
