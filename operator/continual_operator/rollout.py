@@ -102,16 +102,33 @@ def _served(draft: Draft, version: str) -> Draft:
     return draft.to(versions=marked)
 
 
-def _may_start(draft: Draft, waiting: Waiting) -> bool:
-    pinned = draft.spec.rollout.pinned_version is not None
-    return draft.status.stable is not None and not pinned and (draft.spec.rollout.mode == "Act" or waiting.forced)
+def _may_start(draft: Draft) -> bool:
+    return draft.status.stable is not None and draft.spec.rollout.pinned_version is None
+
+
+def _observing(draft: Draft) -> bool:
+    """Mode Observe: a candidate answers in the dark, its verdict is recorded, and no share ever moves."""
+    return draft.spec.rollout.mode == "Observe"
 
 
 def _start_waiting(draft: Draft) -> Draft:
     waiting = draft.status.waiting
-    if waiting is None or draft.status.canary is not None or not _may_start(draft, waiting):
+    if waiting is None or not _may_start(draft):
+        return draft
+    draft = _make_room(draft, waiting)
+    if draft.status.canary is not None:
         return draft
     return draft.to(canary=order(draft, waiting), rollouts=draft.status.rollouts + 1, waiting=None)
+
+
+def _make_room(draft: Draft, waiting: Waiting) -> Draft:
+    """Observed to its end, a candidate leaves the dark to the next one: nobody will act on its verdict any more."""
+    canary = draft.status.canary
+    if canary is None or not _observing(draft) or not canary.observed_verdict:
+        return draft
+    verdict = Verdict("Inconclusive", reasons.SUPERSEDED, f"by {waiting.version}")
+    draft = draft.to(canary=None).phase(canary.version, "Retired", reasons.SUPERSEDED, verdict.message)
+    return draft.record("Supersede", verdict, canary.version)
 
 
 def _start_superseder(draft: Draft) -> Draft:
@@ -119,7 +136,7 @@ def _start_superseder(draft: Draft) -> Draft:
     status, waiting = draft.status, draft.status.waiting
     if draft.spec.rollout.supersede != "Replace" or status.canary is None or status.canary.stage == "Promoting":
         return draft
-    if waiting is not None and _may_start(draft, waiting):
+    if waiting is not None and _may_start(draft):
         draft = draft.to(next=order(draft, waiting), rollouts=status.rollouts + 1, waiting=None)
     if draft.status.next is None:
         return draft
@@ -139,7 +156,8 @@ def order(draft: Draft, waiting: Waiting, *, restore: bool = False) -> Canary:
     """A canary whose pods are to be started. Its evidence has a name of its own: nothing is inherited."""
     number, stable = draft.status.rollouts + 1, draft.status.stable
     assert stable is not None, "a canary needs a stable version to be compared with"
-    straight = waiting.direct or waiting.forced or restore
+    direct = waiting.direct and not _observing(draft)
+    straight = direct or waiting.forced or restore
     return Canary(
         version=waiting.version,
         digest=waiting.digest,
@@ -173,7 +191,7 @@ def _begin(draft: Draft, canary: Canary) -> Draft:
     budget = _budget(draft)
     started = budget.started + 1
     alpha = judges.alpha_of(draft.spec.rollout.gate.alpha, started, budget.promotions)
-    weight = draft.spec.rollout.steps[0].weight
+    weight = 0 if _observing(draft) else draft.spec.rollout.steps[0].weight
     judging = canary.model_copy(
         update={
             "stage": "Judging",
@@ -249,7 +267,7 @@ def _judging(draft: Draft, canary: Canary) -> Draft:
     verdict = judges.judge_canary(facts)
     if verdict.outcome == "Rollback":
         return _obey(draft, canary, verdict, facts)
-    ready = _held(draft, canary) and _on_last_step(draft, canary)
+    ready = _through_steps(draft, canary)
     if ready and verdict.outcome == "Promote":
         return _obey(draft, canary, verdict, facts)
     ended = judges.judge_deadline(deadline_facts(draft, canary, verdict))
@@ -258,8 +276,12 @@ def _judging(draft: Draft, canary: Canary) -> Draft:
     return _step(_looked(draft, facts) if ready else draft, verdict)
 
 
-def _on_last_step(draft: Draft, canary: Canary) -> bool:
-    return canary.step >= len(draft.spec.rollout.steps) - 1
+def _through_steps(draft: Draft, canary: Canary) -> bool:
+    """Whether the last step has been held; in mode Observe, where no share rises, whether all of them could have been."""
+    steps = draft.spec.rollout.steps
+    if _observing(draft):
+        return draft.now - canary.started >= sum((step.hold for step in steps), timedelta(0))
+    return canary.step >= len(steps) - 1 and _held(draft, canary)
 
 
 def _held(draft: Draft, canary: Canary) -> bool:
@@ -277,7 +299,7 @@ def _looked(draft: Draft, facts: CanaryFacts) -> Draft:
 
 def _step(draft: Draft, verdict: Verdict) -> Draft:
     canary, steps = draft.status.canary, draft.spec.rollout.steps
-    if canary is None or draft.spec.rollout.mode == "Observe":
+    if canary is None or _observing(draft):
         return draft
     pair = _pair(draft, canary.evidence_id)
     facts = StepFacts(
@@ -295,11 +317,11 @@ def _step(draft: Draft, verdict: Verdict) -> Draft:
 
 
 def _obey(draft: Draft, canary: Canary, verdict: Verdict, facts: judges.Facts | None) -> Draft:
-    """Act on a verdict, or in mode Observe record it once and change nothing."""
+    """Act on a verdict; in mode Observe record the first one, which is what would have been done, and change nothing."""
     judge = {CanaryFacts: "judge_canary", DeadlineFacts: "judge_deadline"}.get(type(facts), "")  # type: ignore[arg-type]  # None has no judge
     said = f"{verdict.outcome}/{verdict.reason}"
-    observing = draft.spec.rollout.mode == "Observe"
-    if observing and canary.observed_verdict == said:
+    observing = _observing(draft)
+    if observing and canary.observed_verdict:
         return draft
     draft = draft.record(
         verdict.outcome, verdict, canary.version, facts=facts, judge=judge, acted=not observing,
@@ -343,7 +365,7 @@ def deadline_facts(draft: Draft, canary: Canary, verdict: Verdict) -> DeadlineFa
     return DeadlineFacts(
         verdict=verdict.outcome, reason=verdict.reason, message=verdict.message, elapsed=draft.now - canary.started,
         deadline=rollout.deadline, on_inconclusive=rollout.on_inconclusive,
-        last_step=_on_last_step(draft, canary) and _held(draft, canary),
+        last_step=_through_steps(draft, canary),
         approval_missing=rollout.gate.require_approval and not canary.approved,
     )  # fmt: skip
 
@@ -445,7 +467,7 @@ def _probation(draft: Draft) -> Draft:
     if verdict.outcome not in {"Pass", "Rollback"}:
         return draft
     said = f"{verdict.outcome}/{verdict.reason}"
-    observing = draft.spec.rollout.mode == "Observe"
+    observing = _observing(draft)
     if observing and probation.observed_verdict == said:
         return draft
     draft = draft.record(

@@ -27,9 +27,12 @@ from continual_cli.local.files import read_json
 from continual_cli.local.paths import Home
 from continual_cli.local.processes import Running, Slot
 from continual_cli.local.state import LocalState
+from continual_clients.guard import check_model
 from continual_clients.objectstore import open_store
 from continual_clients.redis import connect_url
+from continual_clients.registry import Registry
 from continual_contract import functions
+from continual_contract.artifacts import CheckpointManifest, StoreLayout
 from continual_contract.keys import ModelKeys
 
 KEYS = ModelKeys("default", "digits")
@@ -72,14 +75,25 @@ class Town:
         self.manifest = root.parent / "digits.yaml"
         self._env = {**os.environ, "CONTINUAL_HOME": str(root), "OMP_NUM_THREADS": "1"}
 
+    def write_manifest(self, **serving: Any) -> None:
+        document = {"apiVersion": "continual.dev/v1alpha1", "kind": "ContinualModel", "metadata": {"name": "digits"}}
+        spec = yaml.safe_load(SPEC)
+        spec["serving"] |= serving
+        self.manifest.write_text(yaml.safe_dump(document | {"spec": spec}))
+
     def prepare(self) -> None:
         self.home.create()
         images, labels = digits()
         folder = self.home.store / "datasets"
         folder.mkdir()
         np.savez(folder / "digits.npz", image=images[:600], label=labels[:600])
-        document = {"apiVersion": "continual.dev/v1alpha1", "kind": "ContinualModel", "metadata": {"name": "digits"}}
-        self.manifest.write_text(yaml.safe_dump(document | {"spec": yaml.safe_load(SPEC)}))
+        self.write_manifest()
+
+    def declare(self, **rollout: object) -> None:
+        """Change `spec.rollout` in the manifest, before the model is applied."""
+        document = yaml.safe_load(self.manifest.read_text())
+        document["spec"]["rollout"] |= rollout
+        self.manifest.write_text(yaml.safe_dump(document))
 
     def verb(self, *words: str, code: int = 0) -> str:
         done = subprocess.run(
@@ -247,6 +261,42 @@ def test_the_story_goes_on_through_five_kills_and_the_books_balance(town: Town, 
     assert len(list(open_store(f"file://{town.home.store}").list("models/default/digits/checkpoints/"))) == 2
 
 
+@pytest.mark.long
+def test_an_int8_version_passes_every_gate_beside_a_live_float32_one(town: Town) -> None:
+    """`serving.precision: int8` for a model that serves: its next version is quantised, shadowed, canaried and promoted by evidence."""
+    town.up("-f", str(town.manifest), "--wait")
+    feeder = Feeder(town, rate=40)
+    feeder.start()
+    try:
+        town.wait(lambda: released(town) >= 150, "labelled samples")
+        town.write_manifest(precision="int8")
+        town.verb("apply", "-f", str(town.manifest))
+        town.verb("retrain", "digits")
+        town.wait(lambda: town.phase() == "done", "v2 out of probation")
+    finally:
+        feeder.stop()
+    check_books(town, feeder)
+    first, second = versions(town)
+    assert (first.precision, second.precision) == ("float32", "int8")
+    served = store_of(town).get_blob(second.onnx)
+    assert {"QuantizeLinear", "DequantizeLinear"} <= check_model(served).operators
+    answered = Counter(fields[b"v"].decode() for _, fields in town.client().xrange(KEYS.predictions))
+    assert min(answered["v1"], answered["v2"]) >= 20
+    told = [line for line in json.loads(town.verb("decisions", "-o", "json")) if line["version"] == "v2"]
+    assert {"Accept", "Shadow", "Step", "Promote", "ProbationPassed"} <= {line["action"] for line in told}
+    assert {line["by"] for line in told} == {"operator"}
+
+
+def store_of(town: Town) -> Registry:
+    return Registry(open_store(f"file://{town.home.store}"), StoreLayout("default", "digits"))
+
+
+def versions(town: Town) -> list[CheckpointManifest]:
+    """The manifests, parents first."""
+    registry = store_of(town)
+    return sorted((registry.manifest(digest) for digest in registry.digests()), key=lambda m: m.parent is not None)
+
+
 def reached(town: Town, phase: str) -> bool:
     now = town.phase()
     return now == "done" or PHASES.index(now) >= PHASES.index(phase)
@@ -259,6 +309,39 @@ def released(town: Town) -> int:
     except (redis.ConnectionError, redis.TimeoutError):
         return 0
     return int(json.loads(raw)["released_samples"]) if raw else 0
+
+
+def test_observing_decides_in_the_dark_and_acting_on_the_same_evidence_promotes(town: Town) -> None:
+    """mode: Observe — the verdict is in the ledger with `acted: false`, every answer is v1's; with Act the very same candidate is promoted."""
+    town.declare(mode="Observe")
+    town.up("-f", str(town.manifest), "--wait")
+    feeder = Feeder(town, rate=40)
+    feeder.start()
+    try:
+        town.wait(lambda: released(town) >= 150, "labelled samples")
+        town.verb("retrain", "digits")
+        town.wait(lambda: bool((town.status().get("canary") or {}).get("observedVerdict")), "an observed verdict")
+        time.sleep(3)
+        assert town.status()["canary"]["observedVerdict"] == "Promote/AccuracyHeld", town.story()
+        assert (town.status()["stable"]["version"], owners(town)) == ("v1", {"v1"})
+        lines = [line for line in json.loads(town.verb("decisions", "-o", "json")) if line["version"] == "v2"]
+        assert [line["reason"] for line in lines if not line["acted"]] == ["AccuracyHeld"]
+        assert town.phase() == "shadow"
+        town.state.update_model("digits", acting)
+        town.wait(lambda: town.phase() in {"probation", "done"}, "v2 promoted")
+    finally:
+        feeder.stop()
+    check_books(town, feeder)
+
+
+def acting(model: dict[str, Any]) -> dict[str, Any]:
+    model["spec"]["rollout"]["mode"] = "Act"
+    return model
+
+
+def owners(town: Town) -> set[str]:
+    """Versions that ever published an answer."""
+    return {fields[b"v"].decode() for _, fields in town.client().xrange(KEYS.predictions)}
 
 
 def check_books(town: Town, feeder: Feeder) -> None:

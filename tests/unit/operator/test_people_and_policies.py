@@ -7,6 +7,8 @@ from collections.abc import Callable
 import pytest
 from continual_contract.errors import FencedError
 from continual_operator import labels
+from continual_operator.draft import Draft
+from continual_operator.ledger import LedgerEntry
 from continual_operator.rehearsal import Rehearsal, minimal_model, shard
 
 Stage = Callable[..., Rehearsal]
@@ -254,6 +256,81 @@ def test_observe_records_verdicts_once_and_changes_nothing(stage: Stage) -> None
     assert play.shares == {"v1": 10_000}
 
 
+def observed(play: Rehearsal) -> list[tuple[str, bool]]:
+    """Verdicts of the gate and its deadline in the ledger, and whether they were acted on."""
+    stored = [play.store.objects[key][0] for key in sorted(play.store.objects) if "/decisions/" in key]
+    entries = [LedgerEntry.model_validate_json(raw) for raw in stored]
+    lines = [entry for entry in entries if entry.judge in {"judge_canary", "judge_deadline"}]
+    return [(f"{entry.version} {entry.action}/{entry.reason}", entry.acted) for entry in lines]
+
+
+OBSERVING = {"rollout": {"mode": "Observe", "steps": [{"weight": 5, "hold": "5s"}, {"weight": 50, "hold": "10s"}]}}
+
+
+def test_observe_judges_a_candidate_in_the_dark_and_says_what_it_would_have_done(stage: Stage) -> None:
+    """Declared from the start: no share even where the first step has one; Promote once, after the holds, not acted on."""
+    play = stage(minimal_model(**OBSERVING))
+    play.serve_first()
+    play.reach_shadow()
+    assert play.shares == {"v1": 10_000, "v2": 0}
+    play.pass_time(12)
+    play.report(pairs=500, held=50.0)
+    play.settle()
+    assert observed(play) == [], "Act would still hold a step"
+    for _ in range(3):
+        play.pass_time(4)
+        play.report(pairs=500, held=50.0)
+        play.settle()
+    assert observed(play) == [("v2 Promote/AccuracyHeld", False)]
+    assert (play.shares, play.status.stable.version) == ({"v1": 10_000, "v2": 0}, "v1")
+
+
+def test_mutation_observing_that_acts_promotes(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the mode unread the same evidence moves the stream: the check above is red."""
+    from continual_operator import rollout
+
+    monkeypatch.setattr(rollout, "_observing", lambda _: False)
+    play = stage(minimal_model(**OBSERVING))
+    play.serve_first()
+    play.reach_shadow()
+    for _ in range(3):
+        play.pass_time(12)
+        play.report(pairs=500, held=50.0)
+        play.settle()
+    assert play.status.stable.version == "v2"
+
+
+def test_observed_to_its_end_a_candidate_makes_room_for_the_next(stage: Stage) -> None:
+    """One after the other is judged; before its verdict a candidate keeps its place, and a deadline is a verdict too."""
+    play = stage(minimal_model(rollout={"mode": "Observe"}))
+    play.serve_first()
+    play.reach_shadow(1)
+    replace(play, 2)
+    assert (play.status.canary.version, play.status.waiting.version) == ("v2", "v3")
+    play.pass_time(130)
+    play.report(pairs=10)
+    play.settle()
+    assert observed(play) == [("v2 Rollback/DeadlinePassed", False)]
+    assert (play.status.canary.version, play.status.waiting) == ("v3", None)
+    assert play.status.record("v2").reason == "Superseded"
+    assert play.shares == {"v1": 10_000, "v3": 0}
+
+
+def test_observing_an_instant_correction_does_not_go_straight_to_the_stream(stage: Stage) -> None:
+    """instantCorrections: Promote under Observe — judged in the dark like any candidate."""
+    play = stage(minimal_model(rollout={"mode": "Observe"}, retraining={"instantCorrections": "Promote"}))
+    play.serve_first()
+    play.report(shards=(shard(1, kind="correction"),))
+    play.settle()
+    play.pass_time(3)
+    play.report(shards=(shard(1, kind="correction"),))
+    play.settle()
+    play.end_training()
+    play.settle()
+    assert play.status.canary.stage == "Judging"
+    assert play.shares == {"v1": 10_000, "v2": 0}
+
+
 def test_queue_keeps_the_canary_and_only_the_newest_waits(stage: Stage) -> None:
     """supersede: Queue — a third candidate replaces the second in the queue; the one under judgement goes on."""
     play = stage()
@@ -440,6 +517,63 @@ def test_drift_is_answered_once_with_samples_of_the_new_world(stage: Stage) -> N
     play.settle()
     assert play.status.training.job == play.status.record("v2").job
     assert reasons(play).count("DriftAlarm/Drift") == 1
+
+
+def promote_through_a_drift(play: Rehearsal) -> None:
+    """v2, trained in the calm, is judged when v1 raises its alarm, and is promoted all the same."""
+    play.serve_first()
+    play.report(shards=(shard(1),))
+    play.annotate(labels.RETRAIN, "1")
+    play.settle()
+    play.end_training()
+    play.settle()
+    for _ in range(3):
+        play.pass_time(12)
+        play.report(pairs=200, held=6.0, shards=(shard(1),), drift_alarms=2)
+        play.settle()
+    assert play.status.stable.version == "v2"
+
+
+ONLY_DRIFT = {"triggers": [{"drift": {}}], "cooldown": "0s"}
+
+
+def test_an_alarm_outlives_the_promotion_of_a_version_that_knew_nothing_of_it(stage: Stage) -> None:
+    """v2's baseline is the drifted error, it would never raise it: the first shard from since then is trained on, once."""
+    play = stage(minimal_model(retraining=ONLY_DRIFT))
+    promote_through_a_drift(play)
+    assert play.status.training.trigger == "Manual"
+    play.report(shards=(shard(2),))
+    play.settle()
+    assert play.status.training.trigger == "Drift"
+    play.end_training(accuracy=0.5)
+    play.settle()
+    job = play.status.training.job
+    play.pass_time(3600)
+    play.report(shards=(shard(2), shard(3)))
+    play.settle()
+    assert play.status.training.job == job
+    assert reasons(play).count("DriftAlarm/Drift") == 1
+
+
+def test_mutation_an_alarm_that_ends_with_its_version_leaves_the_drift_unanswered(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read as the alarm of v1 alone, nothing is trained after v2's promotion: the check above is red."""
+    from continual_operator import training
+
+    carried = training._is_unanswered
+
+    def own_only(draft: Draft) -> bool:
+        stable = draft.status.stable
+        mine = f"{stable.version}/{stable.drift_since}/" if stable else "-"
+        return carried(draft) and draft.status.retrained.drift_evidence.startswith(mine)
+
+    monkeypatch.setattr(training, "_is_unanswered", own_only)
+    play = stage(minimal_model(retraining=ONLY_DRIFT))
+    promote_through_a_drift(play)
+    play.report(shards=(shard(2),))
+    play.settle()
+    assert play.status.training.trigger == "Manual"
 
 
 def test_a_schedule_fires_at_its_time_and_only_then(stage: Stage) -> None:
