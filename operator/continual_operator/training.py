@@ -305,10 +305,15 @@ def _alarm(draft: Draft) -> str:
 
 
 def _is_unanswered(draft: Draft) -> bool:
-    """An alarm of this very stable version waits for its training."""
+    """An alarm waits for its training: of this very stable version, or of an earlier one if this one learned nothing from since.
+
+    A candidate of the calm that is promoted while the world drifts cannot raise the alarm again: its own baseline is the drifted error.
+    """
     retrained, stable = draft.status.retrained, draft.status.stable
-    same = stable is not None and retrained.drift_evidence.startswith(f"{stable.version}/{stable.drift_since}/")
-    return same and retrained.drift_evidence != retrained.drift_handled
+    if stable is None or not retrained.drift_evidence or retrained.drift_evidence == retrained.drift_handled:
+        return False
+    own = retrained.drift_evidence.startswith(f"{stable.version}/{stable.drift_since}/")
+    return own or draft.status.trained_through <= retrained.drift_sequence
 
 
 def _is_answering(draft: Draft) -> bool:
