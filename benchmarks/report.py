@@ -93,7 +93,7 @@ def operator(document: Document) -> str:
 
 
 HEADS = {
-    "batch": "batch cap", "kilobytes": "image, kB", "models": "models", "rate": "images/s", "worker_us": "CPU µs, workers",
+    "batch": "batch cap", "kilobytes": "image, kB", "models": "models", "rate": "images/s", "worker_us": "CPU µs, workers", "runtime_us": "CPU µs, bare runtime",
     "redis_us": "CPU µs, Redis", "worker_mb": "MB per worker", "foreign": "strangers", "net": "network",
     "image_bytes": "image, bytes", "bytes_per_request": "bytes in Redis per request",
     "requests_stream": "of them in the requests stream", "gb_per_million": "GB per million requests",

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from environments import HERE, python_of
-from load import FailedRequestError, Load, http_loop, stream_loop
+from load import FailedRequestError, Load, Streams, http_loop, stream_loop
 from nets import Net, onnx_of
 from stand import KEYS, Stand, free_port
 
@@ -79,8 +79,8 @@ def _stream(stage: Stage, options: Mapping[str, int]) -> Iterator[Loop]:
     stage.stand.route([("v1", 10_000)])
     stage.stand.start_workers(stage.net, options["workers"], batch=options["batch"])
     images = [image.tobytes() for image in stage.net.images(64)]
-    requests, predictions = KEYS.requests.encode(), KEYS.predictions.encode()
-    yield lambda seconds: stream_loop(stage.stand.port, requests, predictions, images, seconds)
+    at = Streams(stage.stand.port, KEYS.requests.encode(), KEYS.predictions.encode(), options["transaction"])
+    yield lambda seconds: stream_loop(at, images, seconds)
     stage.stand.reset()
 
 

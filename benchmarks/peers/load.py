@@ -144,11 +144,21 @@ class _Redis:
         self._socket.close()
 
 
-def stream_loop(port: int, requests: bytes, predictions: bytes, images: Sequence[bytes], seconds: float) -> Load:
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """Where a stream client works, and whether the requests it sends at once leave as one transaction, as the gateway's do."""
+
+    port: int
+    requests: bytes
+    predictions: bytes
+    transaction: bool
+
+
+def stream_loop(at: Streams, images: Sequence[bytes], seconds: float) -> Load:
     """64 requests in the stream; every answer read from the predictions is followed by a new request. Raises FailedRequestError."""
-    load, client = Load(), _Redis(port)
-    adds = [command(b"XADD", requests, b"*", b"d", image) for image in images]
-    last = _newest(client, predictions)
+    load, client = Load(), _Redis(at.port)
+    adds = [command(b"XADD", at.requests, b"*", b"d", image) for image in images]
+    last = _newest(client, at.predictions)
     sent_at: dict[bytes, float] = {}
     due, number = OUTSTANDING, 0
     began, cpu = time.perf_counter(), time.process_time()
@@ -156,20 +166,29 @@ def stream_loop(port: int, requests: bytes, predictions: bytes, images: Sequence
         while time.perf_counter() - began < seconds:
             sent = time.perf_counter()
             packed = b"".join(adds[(number + n) % len(adds)] for n in range(due))
-            read = command(b"XREAD", b"BLOCK", b"%d" % (ANSWER_SECONDS * 1000), b"STREAMS", predictions, last)
-            *ids, answers = client.ask(packed + read, due + 1)
+            read = command(b"XREAD", b"BLOCK", b"%d" % (ANSWER_SECONDS * 1000), b"STREAMS", at.predictions, last)
+            ids, answers = _exchange(client, packed, due, read, at)
             now = time.perf_counter()
             if answers is None:
                 raise FailedRequestError(f"no answer in {ANSWER_SECONDS:.0f} s")
             sent_at.update(dict.fromkeys(ids, sent))
             entries, number = answers[0][1], number + due
-            took = [now - at for at in (sent_at.pop(_request_of(fields), None) for _, fields in entries) if at]
+            took = [now - sent for sent in (sent_at.pop(_request_of(fields), None) for _, fields in entries) if sent]
             load.took += took
             last, due = entries[-1][0], len(took)
         load.seconds, load.cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
     finally:
         client.close()
     return load
+
+
+def _exchange(client: _Redis, packed: bytes, due: int, read: bytes, at: Streams) -> tuple[list[bytes], Any]:
+    """Send what is due and read what is there or comes next: the new requests' ids and the answers."""
+    if at.transaction:
+        *_, ids, answers = client.ask(command(b"MULTI") + packed + command(b"EXEC") + read, due + 3)
+        return ids, answers
+    *ids, answers = client.ask(packed + read, due + 1)
+    return ids, answers
 
 
 def _request_of(fields: Sequence[bytes]) -> bytes:

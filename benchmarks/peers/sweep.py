@@ -28,12 +28,12 @@ def settings_of(who: str) -> list[Setting]:
 
 _OPTIONS: Mapping[str, list[dict[str, object]]] = {
     "Continual": [
-        {"workers": 1, "batch": 64},
-        {"workers": 1, "batch": 32},
-        {"workers": 2, "batch": 64},
-        {"workers": 2, "batch": 32},
-        {"workers": 2, "batch": 16},
-        {"workers": 2, "batch": 8},
+        {"workers": 1, "batch": 64, "transaction": False},
+        {"workers": 2, "batch": 32, "transaction": False},
+        {"workers": 2, "batch": 16, "transaction": False},
+        {"workers": 2, "batch": 8, "transaction": False},
+        {"workers": 2, "batch": 32, "transaction": True},
+        {"workers": 2, "batch": 16, "transaction": True},
     ],
     GATEWAY: [{"workers": 1, "batch": 64}, {"workers": 2, "batch": 64}, {"workers": 2, "batch": 16}],
     "fastapi": [

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnxruntime as ort
 import psutil
 from continual_contract.artifacts import InputShape
 from fleet import side_by_side
@@ -33,6 +34,7 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 SIDES = (16, 32, 64, 128, 224)
 MODELS = (1, 2, 5, 10, 20)
 ALL = 10_000
+RUNTIME_SECONDS = 0.3
 
 
 @dataclass(slots=True)
@@ -78,7 +80,7 @@ def batches(context: Context) -> list[Point]:
 
 
 def payloads(context: Context) -> list[Point]:
-    """What a request costs beside its inference, from 0.8 kB to 150 kB: a net whose own work is one small matrix product."""
+    """From 0.8 kB to 150 kB: an MLP, whose first matrix grows with the image; the runtime's own part is measured beside it."""
     points = []
     for side in SIDES:
         net = Net("mlp", f"MLP {side}", InputShape(height=side, width=side, channels=3), 0)
@@ -86,8 +88,23 @@ def payloads(context: Context) -> list[Point]:
         context.stand.digests.pop(net.name, None)
         (context.stand.folder.parent / "nets" / "mlp.onnx").unlink(missing_ok=True)
         count = context.count(min(8_000, 120_000_000 // net.shape.nbytes))
-        points.append({"kilobytes": net.shape.nbytes / 1000, **drained(context, net, count)})
+        alone = runtime_us(onnx_of(net, context.stand.folder.parent / "nets"), net)
+        points.append({"kilobytes": net.shape.nbytes / 1000, "runtime_us": alone, **drained(context, net, count)})
     return points
+
+
+def runtime_us(onnx: bytes, net: Net) -> float:
+    """CPU microseconds per image of the runtime alone, on one thread and full batches."""
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = settings.inter_op_num_threads = 1
+    session = ort.InferenceSession(onnx, settings, providers=["CPUExecutionProvider"])
+    images, runs = net.images(64), 0
+    session.run(["logits"], {"image": images})
+    began = time.process_time()
+    while time.process_time() - began < RUNTIME_SECONDS:
+        session.run(["logits"], {"image": images})
+        runs += 1
+    return (time.process_time() - began) / runs / len(images) * 1e6
 
 
 def models(context: Context) -> list[Point]:
@@ -178,7 +195,9 @@ def plot(document: Mapping[str, list[Point]], path: Path) -> None:
     figure, all_axes = plt.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
     for axes, (part, x, label) in zip(all_axes, curves, strict=True):
         points = document.get(part) or []
-        for figure_name, title in (("worker_us", "workers"), ("redis_us", "Redis")):
+        for figure_name, title in (("worker_us", "workers"), ("runtime_us", "of them runtime"), ("redis_us", "Redis")):
+            if not points or figure_name not in points[0]:
+                continue
             axes.plot([p[x] for p in points], [p[figure_name] for p in points], marker="o", label=title)
         axes.set(xlabel=label, xscale="log", ylim=(0, None))
     all_axes[0].set_ylabel("CPU µs per request")
