@@ -79,7 +79,7 @@ def _stream(stage: Stage, options: Mapping[str, int]) -> Iterator[Loop]:
     stage.stand.route([("v1", 10_000)])
     stage.stand.start_workers(stage.net, options["workers"], batch=options["batch"])
     images = [image.tobytes() for image in stage.net.images(64)]
-    at = Streams(stage.stand.port, KEYS.requests.encode(), KEYS.predictions.encode(), options["transaction"])
+    at = Streams(stage.stand.port, KEYS.requests.encode(), KEYS.predictions.encode(), bool(options["transaction"]))
     yield lambda seconds: stream_loop(at, images, seconds)
     stage.stand.reset()
 
