@@ -46,7 +46,8 @@ def write(lines: Sequence[Line], folder: Path) -> None:
 PAGE = """# Every learning goal, measured
 
 Written by `python -m benchmarks.learning --cached --publish docs`, from measurements made by the code beside it. Real digits: 1 257 training and 540 test
-images of scikit-learn; MLP 64-100-100-10 unless named; nothing was chosen on test images. `make bench-learning ARGS="--only ROW"` reproduces a row alone. Worst: of the
+images of scikit-learn; MLP 64-100-100-10 unless named; nothing was chosen on test images. Where code changed after a row was measured, one of its seeds was measured
+anew and is equal to the last digit (`--carry`). `make bench-learning ARGS="--only ROW"` reproduces a row alone. Worst: of the
 seeds (n). Differences below a point are noise unless averaged over seeds. The goals are the project's own; what was tried where one is missed is in
 `docs/decisions`.
 
