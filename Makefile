@@ -5,7 +5,7 @@ STAMP := .venv/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup redis web chromium screenshots tools demo test test-long control-plane e2e e2e-tools e2e-node images lint format lock lock-images lock-peers reference chart checkov bench bench-learning bench-closedloop bench-quick bench-gate bench-operator bench-peers bench-training bench-growth bench-gateway bench-report clean
+.PHONY: help setup redis web chromium screenshots tools demo test test-long control-plane e2e e2e-tools e2e-node images lint format lock lock-images lock-peers reference chart checkov bench bench-learning bench-closedloop bench-quick bench-regression bench-gate bench-operator bench-peers bench-training bench-growth bench-gateway bench-report clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -107,6 +107,9 @@ bench: setup ## Serving beside the seeds' loop and the bare runtime: ratios, goa
 
 bench-quick: setup ## The same on a tenth of the load, once
 	@$(PY) benchmarks/serving/run.py --quick $(ARGS)
+
+bench-regression: setup ## Fails when serving has lost a fifth of its ratio to the seeds' loop (CI runs it); ARGS="--record" makes this run the reference
+	@$(PY) benchmarks/serving/regression.py $(ARGS)
 
 bench-operator: setup tools ## 500 models on one operator: idle requests, memory, how soon a change is applied; ARGS="--models 2000"
 	@$(PY) benchmarks/operator/run.py $(ARGS)

@@ -37,7 +37,8 @@ class Wire:
     def exchange(self, *commands: Command) -> list[Any]:
         """Replies in the order of the commands; an error reply is a redis.ResponseError among them."""
         words = [c.command() if isinstance(c, FunctionCall) else tuple(c) for c in commands]
-        self._connection.send_packed_command([b"".join(map(pack_command, words))])
+        packed = [pack_command(each) for each in words]  # type: ignore[arg-type]  # its stub takes tuples of one word only
+        self._connection.send_packed_command([b"".join(packed)])
         return [self._reply() for _ in words]
 
     def _reply(self) -> Any:
