@@ -209,6 +209,7 @@ def main() -> int:
     parser.add_argument(
         "--only", choices=("ratio", "cores"), help="one half; the other is kept as training.json has it"
     )
+    parser.add_argument("--tries", type=int, default=3, help="how often a disturbed epoch is taken at most")
     parser.add_argument("--probe", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.probe:
