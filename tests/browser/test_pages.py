@@ -75,15 +75,15 @@ def test_an_open_page_is_told_what_is_new_and_asks_where_it_cannot_be_told(as_ro
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url) if "/live?" in request.url else None)
     page.goto("/models/digits")
-    page.wait_for_timeout(3_000)
+    page.wait_for_timeout(2_500)
     asked.clear()
-    page.wait_for_timeout(5_000)
+    page.wait_for_timeout(4_500)
     told = len(asked)
     page.route("**/events", lambda route: route.abort())
     page.reload()
-    page.wait_for_timeout(500)
+    page.wait_for_timeout(300)
     asked.clear()
-    page.wait_for_timeout(5_000)
+    page.wait_for_timeout(4_700)
     assert told <= 1
     assert len(asked) >= 2
     visitor.watch.faults.clear()
