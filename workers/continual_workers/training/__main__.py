@@ -26,6 +26,7 @@ from continual_contract.keys import ModelKeys
 from pydantic import ValidationError
 
 PROGRESS_TTL_SECONDS = 3600
+SMALL = frozenset({"mlp", "lenet5", "cnn3"})
 log = logging.getLogger(__name__)
 
 
@@ -65,6 +66,7 @@ def _run(inputs: TrainingInputs, environ: Mapping[str, str]) -> int:
     store = open_store(env.store_url, env.store_credentials_file)
     registry = Registry(store, StoreLayout(inputs.namespace, inputs.model))
     reporter = _reporter(env, inputs) if environ.get(settings.REDIS_URL) else None
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read once, when torch is loaded
     from continual_workers.training import run  # noqa: PLC0415 -- torch: after the cheap checks
 
     def report(progress: run.TrainingProgress) -> None:
@@ -80,11 +82,20 @@ def _run(inputs: TrainingInputs, environ: Mapping[str, str]) -> int:
                 }
             )
 
-    outcome = run.train(inputs, store, registry, report, env.data, threads=max(1, int(env.cpus)))
+    outcome = run.train(inputs, store, registry, report, env.data, threads=threads_for(inputs.architecture, env.cpus))
     log.info(
         "training ended", extra={"job": outcome.job, "manifest": outcome.manifest, "failure": str(outcome.failure)}
     )
     return 0
+
+
+def threads_for(architecture: str, cpus: float) -> int:
+    """One thread for small networks, else one per CPU of the Job.
+
+    A step of a small network is shorter than what its threads lose on each other: on cores of its own a second one brings a tenth,
+    beside a busy process it costs four fifths (`docs/decisions/0211`).
+    """
+    return 1 if architecture in SMALL else max(1, int(cpus))
 
 
 def _reporter(env: WorkerEnvironment, inputs: TrainingInputs) -> Callable[[Mapping[str, str]], None]:
