@@ -128,6 +128,26 @@ def test_a_body_without_a_length_is_cut_off_at_the_bound(stand):
     assert stand.memory_mb() - before <= GROWTH_MB
 
 
+LARGE = {
+    "pixels of the wrong length": ("application/octet-stream", bytes((10 << 20) - 1)),
+    "no JSON": ("application/json", b"[" * (4 << 20)),
+    "no image": ("image/png", b"\x89PNG\r\n\x1a\n" + bytes((10 << 20) - 8)),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_large_bodies_leave_nothing_behind(stand, name):
+    """D1. Pins that thirty bodies as large as they may be cost no more than one: nothing of them waits for the collector."""
+    kind, body = LARGE[name]
+    with stand.api() as api:
+        stand.infer(api, picture(1), "image/png")
+        stand.forget_peak()
+        before = stand.peak_mb()
+        for _ in range(30):
+            assert 400 <= stand.infer(api, body, kind).status_code < 500
+        assert stand.peak_mb() - before <= GROWTH_MB
+
+
 def test_a_slow_body_does_not_hold_others_up(stand):
     """D1. Pins that twenty clients that send one byte and wait cost nobody else anything."""
     slow = []
