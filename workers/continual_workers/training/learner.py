@@ -315,7 +315,7 @@ def _step_loss(task: Task, fixed: _Fixed, batch: NDArray[np.int64], rng: np.rand
         adjustment=fixed.adjustment,
         drift=None if fixed.anchor is None else fixed.anchor.drift(task.net),
     )
-    right = int((logits[:n].detach().argmax(dim=1) == own[:n]).sum())
+    right = int(np.count_nonzero(logits[:n].detach().cpu().numpy().argmax(axis=1) == task.new.labels[batch]))
     return task.strategy.loss(step), right
 
 
