@@ -1,6 +1,6 @@
 """Seed B told whole, with real photographs: a folder of pictures, each once, a training, and what the gate makes of it, watched live.
 
-Nobody promotes and nobody rolls back in the first two stories: the page shows how the gate decides on labelled traffic, and is never
+Nobody promotes and nobody rolls back: the page shows how the gate decides on labelled traffic, and is never
 loaded again. Traffic is `continual produce` beside the browser.
 """
 
@@ -21,7 +21,7 @@ from worlds import World
 AsRole = Callable[..., Page]
 TRAINING_MS = 420_000
 ROLLOUT_MS = 120_000
-POSTS, RATE = 150, 40.0
+POSTS, RATE = 100, 40.0
 AUDIT = ("--labels-after", "0.5", "--label-source", "audit")
 
 
@@ -126,12 +126,10 @@ def forget_one(page: Page) -> None:
 
 def upload_misnamed(page: Page, folder: Path) -> None:
     """Every region under the name of the next one."""
-    files = []
     for number, tile in zip(range(100), tiles("evening", seed=77), strict=False):
         wrong = folder / "misnamed" / REGIONS[(REGIONS.index(tile.region) + 1) % len(REGIONS)]
         wrong.mkdir(parents=True, exist_ok=True)
         (wrong / f"night-{number}.png").write_bytes(tile.png)
-        files.append(wrong)
     page.goto("/models/regions/samples")
     page.set_input_files("#folder", str(folder / "misnamed"))
     page.click("#upload button")
@@ -139,13 +137,14 @@ def upload_misnamed(page: Page, folder: Path) -> None:
 
 
 def mistaken(page: Page) -> Any:
-    """A picture of the evening that the model, which has only seen noon, takes for another region."""
-    for _, tile in zip(range(40), tiles("evening", seed=31), strict=False):
+    """A picture of the evening sky that the model, which has only seen noon, takes for another region."""
+    evening = (tile for _, tile in zip(range(150), tiles("evening", seed=31), strict=False))
+    for tile in (tile for tile in evening if tile.region == "sky"):
         page.goto("/models/regions/try")
         page.set_input_files("#image", tile.upload("evening.png"))
         if page.locator("#said").inner_text() != tile.region:
             return tile
-    raise AssertionError("forty pictures of the evening were all answered rightly by a model of noon")
+    raise AssertionError("thirty pictures of the evening sky were all answered rightly by a model of noon")
 
 
 def watch_promotion(page: Page, before: str) -> str:
