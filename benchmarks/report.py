@@ -63,10 +63,10 @@ def peers(document: Document) -> str:
 def contestants(document: Document) -> str:
     rows = [
         [one["title"], one["version"], one["setting"], number(one["rps"]), number(one["p50_ms"]), number(one["p99_ms"]),
-         number(one["server_us"]), number(one["client_us"])]
+         number(one["server_us"]), number(one["client_us"]), f"{one['foreign']:.0%}"]
         for one in document["contestants"].values()
     ]  # fmt: skip
-    rows += [[who, "", f"not measured: {why}", "", "", "", "", ""] for who, why in document["missing"].items()]
+    rows += [[who, "", f"not measured: {why}", "", "", "", "", "", ""] for who, why in document["missing"].items()]
     head = ["who", "version", "best setting", "requests/s", "p50 ms", "p99 ms", "CPU µs, servers", "CPU µs, client"]
     return (
         table(head, rows)
@@ -96,7 +96,7 @@ HEADS = {
     "batch": "batch cap", "kilobytes": "image, kB", "models": "models", "rate": "images/s", "worker_us": "CPU µs, workers", "runtime_us": "CPU µs, bare runtime",
     "redis_us": "CPU µs, Redis", "worker_mb": "MB per worker", "foreign": "strangers", "net": "network",
     "image_bytes": "image, bytes", "bytes_per_request": "bytes in Redis per request",
-    "requests_stream": "of them in the requests stream", "gb_per_million": "GB per million requests",
+    "requests_stream": "requests stream alone", "gb_per_million": "GB per million requests",
 }  # fmt: skip
 
 
