@@ -49,11 +49,15 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--publish", type=Path, metavar="DOCS", help="also write benchmarks/learning.{csv,md} and pictures there"
     )
+    parser.add_argument("--code", metavar="FINGERPRINT", help="with --cached: figures of older code, named on the page")
     parser.add_argument(
         "--carry", action="store_true", help="older code's figures count where one seed measured anew is equal"
     )
     parser.add_argument("--fresh", action="store_true", help="measure again what is in the cache")
-    return parser.parse_args(argv)
+    chosen = parser.parse_args(argv)
+    if chosen.code and not chosen.cached:
+        parser.error("--code only reads: add --cached")
+    return chosen
 
 
 def plan_of(chosen: argparse.Namespace) -> Plan:
@@ -85,7 +89,7 @@ def chosen_rows(chosen: argparse.Namespace, plan: Plan) -> list[Row]:
 def main(argv: Sequence[str] | None = None) -> int:
     chosen = options(argv)
     plan = plan_of(chosen)
-    cache = Cache(chosen.out / "cache.jsonl", fresh=chosen.fresh)
+    cache = Cache(chosen.out / "cache.jsonl", fresh=chosen.fresh, code=chosen.code)
     lines: list[Line] = []
     try:
         for row in chosen_rows(chosen, plan):
@@ -102,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     pictures = draw(plan, cache, chosen.out)
     if chosen.publish:
-        report.publish(lines, chosen.out, pictures, chosen.publish)
+        report.publish(lines, chosen.out, pictures, chosen.publish, cache.version)
     print(report.table(lines))
     failed = [entry for entry in lines if entry.holds is False]
     print(f"\n{sum(entry.holds is True for entry in lines)} goals met, {len(failed)} missed; figures in {chosen.out}")

@@ -57,9 +57,10 @@ def _groups(units: Sequence[Unit]) -> dict[str, list[Unit]]:
 class Cache:
     """One JSON line per measurement, appended as soon as it is there."""
 
-    def __init__(self, path: Path, *, fresh: bool = False) -> None:
+    def __init__(self, path: Path, *, fresh: bool = False, code: str | None = None) -> None:
+        """`code`: read what older code measured, by its fingerprint; by default what today's code measured."""
         self.path = path
-        self.version = fingerprint()
+        self.version = code or fingerprint()
         self._known: dict[str, dict[str, Any]] = {}
         self._older: dict[str, dict[str, Any]] = {}
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -45,7 +45,7 @@ def write(lines: Sequence[Line], folder: Path) -> None:
 
 PAGE = """# Every learning goal, measured
 
-Written by `python -m benchmarks.learning --cached --publish docs`, from measurements made by the code beside it. Real digits: 1 257 training and 540 test
+Written by `python -m benchmarks.learning --cached --publish docs`, from measurements in its cache. Real digits: 1 257 training and 540 test
 images of scikit-learn; MLP 64-100-100-10 unless named; nothing was chosen on test images. Where code changed after a row was measured, one of its seeds was measured
 anew and is equal to the last digit (`--carry`). `make bench-learning ARGS="--only ROW"` reproduces a row alone. Worst: of the
 seeds (n). Differences below a point are noise unless averaged over seeds. The goals are the project's own; what was tried where one is missed is in
@@ -54,10 +54,13 @@ seeds (n). Differences below a point are noise unless averaged over seeds. The g
 """
 
 
-def page(lines: Sequence[Line]) -> str:
-    """Markdown: the count of goals, then one table."""
+def page(lines: Sequence[Line], code: str) -> str:
+    """Markdown: the count of goals, the fingerprint of the code that measured, then one table."""
     held = [entry.holds for entry in lines]
-    out = [PAGE + f"{held.count(True)} goals met, {held.count(False)} missed.", ""]
+    out = [
+        PAGE + f"{held.count(True)} goals met, {held.count(False)} missed. Measured by code `{code}` (`cache.py`).",
+        "",
+    ]
     out += ["| row | what | mean | sd | worst | n | goal | | |", "|---|---|--:|--:|--:|--:|---|---|---|"]
     out += [
         f"| {e.row} | {e.what} | {e.mean:.4g} | {e.sd:.2f} | {e.worst:.4g} | {e.seeds} | {e.goal} | {MARKS[e.holds]} | {e.detail} |"
@@ -66,11 +69,11 @@ def page(lines: Sequence[Line]) -> str:
     return "\n".join(out) + "\n"
 
 
-def publish(lines: Sequence[Line], measured: Path, pictures: Iterable[Path], docs: Path) -> None:
+def publish(lines: Sequence[Line], measured: Path, pictures: Iterable[Path], docs: Path, code: str) -> None:
     """Put table and pictures into the documentation: docs/benchmarks/learning.{csv,md}, docs/images/learning-*.png."""
     for folder in ("benchmarks", "images"):
         (docs / folder).mkdir(parents=True, exist_ok=True)
     shutil.copyfile(measured / "table.csv", docs / "benchmarks" / "learning.csv")
-    (docs / "benchmarks" / "learning.md").write_text(page(lines))
+    (docs / "benchmarks" / "learning.md").write_text(page(lines, code))
     for picture in pictures:
         shutil.copyfile(picture, docs / "images" / f"learning-{picture.name}")

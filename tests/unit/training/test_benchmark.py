@@ -111,8 +111,10 @@ def test_the_cache_forgets_what_other_code_measured(tmp_path: Path, monkeypatch:
     Cache(tmp_path / "cache.jsonl").put(unit, {"acc": 0.5})
     assert Cache(tmp_path / "cache.jsonl").get(unit) == {"acc": 0.5}
     assert unit not in Cache(tmp_path / "cache.jsonl", fresh=True)
+    first = fingerprint()
     monkeypatch.setattr(cache_module, "fingerprint", lambda: "other")
     assert unit not in Cache(tmp_path / "cache.jsonl")
+    assert unit in Cache(tmp_path / "cache.jsonl", code=first)
 
 
 @pytest.mark.parametrize(("now", "carried"), [(0.5, True), (0.5 + 1e-12, False)])
@@ -156,9 +158,9 @@ def test_the_published_page_counts_what_was_missed(tmp_path: Path) -> None:
     ]
     write(lines, tmp_path)
     (tmp_path / "drift.png").write_bytes(b"picture")
-    publish(lines, tmp_path, [tmp_path / "drift.png"], tmp_path / "docs")
+    publish(lines, tmp_path, [tmp_path / "drift.png"], tmp_path / "docs", "0123abcd")
     page = (tmp_path / "docs/benchmarks/learning.md").read_text()
-    assert "1 goals met, 1 missed" in page
+    assert "1 goals met, 1 missed. Measured by code `0123abcd`" in page
     assert "| b | missed | 50 | 9.00 | 40 | 10 | >= 60 | FAILS |" in page
     assert (tmp_path / "docs/benchmarks/learning.csv").read_text() == (tmp_path / "table.csv").read_text()
     assert (tmp_path / "docs/images/learning-drift.png").read_bytes() == b"picture"
