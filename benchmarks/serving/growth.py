@@ -13,6 +13,8 @@ import argparse
 import json
 import os
 import platform
+import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -211,6 +213,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="share of the full backlogs")
     parser.add_argument("--out", type=Path, default=Path("out/bench-growth"))
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # blocks end as they do at Ctrl-C
     file = options.out / "growth.json"
     document = json.loads(file.read_text()) if options.only and file.exists() else {}
     document["machine"] = {"cores": os.cpu_count(), "python": platform.python_version(), "classes": len(CLASSES)}
