@@ -75,14 +75,14 @@ def test_a_version_that_learned_wrong_labels_is_rolled_back_by_its_gate(
     with photos.producing(str(evening), RATE, *AUDIT):
         photos.wait("an end of what is judged", photos.settled, 120)
         before, known, had = photos.stable(), len(photos.status()["versions"]), photos.released()
-        photos.patch(retraining__strategy="fine-tune", rollout__offlineGate={"mode": "Observe"})
+        photos.patch(retraining__strategy="fine-tune", rollout__offlineGate__mode="Observe")
         upload_misnamed(page, tmp_path)
         photos.wait("the wrong labels to be released", lambda: photos.released() > had, 90)
         candidate = watch_rollback(page)
     assert len(photos.status()["versions"]) == known + 1
     assert (photos.stable(), photos.phase(candidate)) == (before, "RolledBack")
     photos.wait("the notice", lambda: told(door, "rollback", candidate), 20)
-    photos.patch(retraining__strategy="er", rollout__offlineGate={"mode": "Enforce"})
+    photos.patch(retraining__strategy="er", rollout__offlineGate__mode="Enforce")
 
 
 def upload_folder(page: Page, album: Path) -> None:
