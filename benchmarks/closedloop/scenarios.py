@@ -39,8 +39,8 @@ def gradual(run: Director) -> None:
     run.onset("the camera begins to turn")
     for step in range(1, 13):
         run.show(World(replace(CALM, tilt_degrees=3.0 * step)))
-        run.hold(3)
-    run.hold(80)
+        run.hold(4)
+    run.hold(50)
 
 
 def recurring(run: Director) -> None:
@@ -158,7 +158,7 @@ def _patient(spec: dict[str, Any]) -> None:
 
 SCENARIOS = (
     Scenario("sudden", "light and tilt change at once", sudden),
-    Scenario("gradual", "the camera turns by 36° in 36 s", gradual),
+    Scenario("gradual", "the camera turns by 36° in 48 s", gradual),
     Scenario("recurring", "drifted, calm again, drifted again", recurring),
     Scenario("new-class", "v1 has never seen a nine", new_class, without=(9,)),
     Scenario("class-prior", "three classes become eight times as frequent", class_prior),
