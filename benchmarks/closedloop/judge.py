@@ -182,7 +182,7 @@ class Judge:
             if mark.second < onset or mark.kind not in {"alarm", "flag"}:
                 continue
             if mark.kind == "flag":
-                if self.told.until(mark.second) == self.told.until(onset):  # signals are what there is without labels
+                if not _labelled_between(self.items, start, self.items[-1].request_id):  # signals are all there is
                     return mark.second - onset, 0, "signals"
                 continue
             if id_key(mark.request_id) > id_key(start):
