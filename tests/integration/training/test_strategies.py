@@ -182,7 +182,7 @@ def test_an_appended_class_leaves_the_first_ones_in_place(lab) -> None:
     parent = lab.train(lab.bootstrap_inputs(first[:300], classes=tuple("01234")))
     later = np.flatnonzero(lab.labels == 5)[:100]
     shard = lab.shard(later)
-    inputs = lab.retrain_inputs(parent.manifest, (shard,), classes=tuple("012345"))
+    inputs = lab.retrain_inputs(parent.manifest, (shard,), classes=tuple("012345"), epochs=20)
     manifest = lab.manifest(lab.train(inputs))
     assert lab.accuracy(manifest, first[400:]) >= 0.9
     assert lab.accuracy(manifest, np.flatnonzero(lab.labels == 5)[100:]) >= 0.9
