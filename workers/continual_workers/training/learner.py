@@ -96,6 +96,9 @@ class Task:
     """Steps the moving average believes to have seen at its start: more make it slower to leave the parent."""
 
 
+HELD_BACK = 2.0
+"""What holds a network to its parent costs nothing at the start, where both are the same, and may cost as much again as the data
+once it moves: an honest shift is no divergence."""
 Save = Callable[[LearnState], None]
 Watch = Callable[[int, Callable[[], Arrays]], None]
 """Told after every step: steps so far, and how to get the averaged weights of this moment."""
@@ -167,6 +170,8 @@ def _fresh(task: Task, start: Arrays, rate: float, attempt: int) -> LearnState:
     chance = terms * math.log(max(len(task.new.classes), 2))
     first = _loss_at_start(task)
     bar = max(first, chance) if math.isfinite(first) else chance
+    if task.strategy.anchored or (task.parent is not None and task.strategy.parent_on):
+        bar *= HELD_BACK
     return LearnState(rate, attempt, 0, 0, bar, start, start)
 
 
