@@ -18,7 +18,7 @@ from nets import Net
 from stand import KEYS, Stand
 
 TICK_SECONDS = 0.002
-LAST_ANSWER_SECONDS = 5.0
+LAST_ANSWER_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,11 @@ class Seen:
     def quantile(self, q: float) -> float:
         """Seconds."""
         return float(np.nanquantile(self.took, q))
+
+    @property
+    def until(self) -> float:
+        """When the last answer came, seconds since the start."""
+        return float(np.nanmax(self.sent + self.took))
 
     def window(self, begin: float, end: float) -> Seen:
         inside = (self.sent >= begin) & (self.sent < end)
