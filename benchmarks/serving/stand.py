@@ -143,7 +143,7 @@ class Stand:
         (self.folder / "redis").mkdir(parents=True, exist_ok=True)
         popen = subprocess.Popen(
             [binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder / "redis"), "--save", "",
-             "--appendonly", "yes", "--appendfsync", "everysec", "--loglevel", "warning", "--logfile", "redis.log"],
+             "--appendonly", "yes", "--appendfsync", "everysec", "--auto-aof-rewrite-min-size", "4gb", "--loglevel", "warning", "--logfile", "redis.log"],
             preexec_fn=die_with_parent,  # noqa: PLW1509 -- one prctl, no Python locks
         )  # fmt: skip
         deadline = time.monotonic() + 20
