@@ -319,13 +319,11 @@ def latency(context: Context) -> list[Row]:
         seen = open_loop(stand, net, 0.65 * rate, max(2.0, 8 * context.scale))
         tails.append(seen.quantile(0.99) / full_batch)
         stand.reset()
-        stand.route([("v1", SHARE)])
+        stand.route([("v1", SHARE), ("v2", 0)])  # as a canary that is about to be promoted: v2 has a group and reads
         stand.start_workers(net, 2)
         stand.start_workers(net, 2, "v2")
         seconds = max(4.0, 12 * context.scale)
-        moved = open_loop(
-            stand, net, 0.5 * rate, seconds, at_half=lambda: stand.route([("v2", SHARE)], shadow=[], shadow_bp=0)
-        )
+        moved = open_loop(stand, net, 0.5 * rate, seconds, at_half=lambda: stand.route([("v2", SHARE), ("v1", 0)]))
         steady, during = moved.window(0, seconds / 2 - 0.5), moved.window(seconds / 2 - 0.5, seconds / 2 + 0.5)
         changes.append(during.quantile(0.99) / steady.quantile(0.99))
         lost += seen.lost + moved.lost
