@@ -186,7 +186,7 @@ def test_a_name_never_becomes_another_path(run: Run, control_plane: ControlPlane
         (("promote", "v8"), "promote", f"v8@{STAMP}"),
         (("approve", "v8"), "approve", f"v8@{STAMP}"),
         (("reject", "v8"), "reject", f"v8@{STAMP}"),
-        (("readmit", DIGEST), "readmit", DIGEST),
+        (("readmit", DIGEST), "readmit", f"{DIGEST}@{STAMP}"),
     ],
 )
 def test_a_one_shot_verb_is_one_annotation(
