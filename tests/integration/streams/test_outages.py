@@ -19,6 +19,7 @@ from continual_contract.functions import (
     survey_call,
     wipe_call,
 )
+from continual_contract.ids import EntryId
 from continual_workers.streaming.reaper import ReapOptions, groups, reap_once
 from streams_driver import FAST, KEYS, UID, Bench, fleet, mutate
 
@@ -305,3 +306,17 @@ def test_the_byte_limit_trims_audited_requests_early(loaded_redis: Any) -> None:
     left = [i.decode() for i, _ in bench.client.xrange(KEYS.requests)]
     assert left[-500:] == kept
     assert int(bench.client.memory_usage(KEYS.requests)) < 2_000_000
+
+
+@pytest.mark.parametrize(("min_age", "left"), [(600.0, 1000), (0.0, 500)])
+def test_labels_that_were_counted_stay_a_while(loaded_redis: Any, min_age: float, left: int) -> None:
+    """Whoever keeps score beside the evaluator reads them too; without a least age (the mutation) they vanish behind its back."""
+    bench = Bench(loaded_redis)
+    bench.route([("v1", 10_000)])
+    pipe = bench.client.pipeline(transaction=False)
+    for _ in range(1000):
+        pipe.xadd(KEYS.labels, {"r": "1-0", "c": "7", "by": "ann", "src": "audit"})
+    ids = [EntryId(i.decode()) for i in pipe.execute()]
+    time.sleep(0.002)
+    reap_once(bench.client, KEYS, ReapOptions(labels_through=ids[500], labels_min_age_seconds=min_age))
+    assert left <= bench.client.xlen(KEYS.labels) <= left + 100

@@ -20,7 +20,7 @@ from continual_contract.functions import (
     reap_call,
     survey_call,
 )
-from continual_contract.ids import EntryId, GroupName
+from continual_contract.ids import EntryId, GroupName, id_key
 from continual_contract.keys import ModelKeys
 
 
@@ -32,6 +32,8 @@ class ReapOptions:
     answers_ttl_seconds: int = 90_000
     labels_through: EntryId | None = None
     """The evaluator's offset: labels behind it are trimmed. None trims none."""
+    labels_min_age_seconds: float = 600.0
+    """Younger labels stay all the same: `continual consume --score` reads along."""
     consumer_idle_seconds: float = 300.0
     """A consumer with nothing pending that has not read for so long is forgotten."""
     budget: int = 200
@@ -111,12 +113,14 @@ def _reap_all(client: redis.Redis, keys: ModelKeys, options: ReapOptions) -> tup
 
 
 def _trim_others(client: redis.Redis, keys: ModelKeys, options: ReapOptions) -> None:
-    """Predictions by age; labels only behind the evaluator's offset."""
+    """Predictions by age; labels only behind the evaluator's offset, and not the newest."""
     seconds, micros = client.time()
-    oldest = round((seconds + micros / 1e6 - options.predictions_max_age_seconds) * 1000)
+    now = seconds + micros / 1e6
+    oldest = round((now - options.predictions_max_age_seconds) * 1000)
     client.xtrim(keys.predictions, minid=max(0, oldest), approximate=True)
     if options.labels_through is not None:
-        client.xtrim(keys.labels, minid=options.labels_through, approximate=True)
+        young = EntryId(f"{max(0, round((now - options.labels_min_age_seconds) * 1000))}-0")
+        client.xtrim(keys.labels, minid=min(options.labels_through, young, key=id_key), approximate=True)
 
 
 def _run(client: Any, command: tuple[Any, ...]) -> Any:
