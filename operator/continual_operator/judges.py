@@ -25,6 +25,7 @@ from cronsim import CronSim
 from pydantic import BaseModel, ConfigDict
 
 from continual_operator import reasons
+from continual_operator.chance import binomial_tail
 from continual_operator.ledger import LedgerEntry
 from continual_operator.quantity import format_duration
 from continual_operator.spec import Gate, OfflineGate, Probation, Serving, Step, Trigger
@@ -36,6 +37,8 @@ Outcome = Literal[
 ALPHA_PERIOD = timedelta(days=30)
 ERRORS_THAT_COUNT = 3
 """Dead letters below which a share of them says nothing."""
+OFFLINE_ALPHA = 0.05
+"""How often a candidate as good as its parent may fail a check of the offline gate by luck: a filter before live traffic, not the judge."""
 LATENCY_FLOOR_US = 2000.0
 """Differences of p95 below this many microseconds per image harm nobody, whatever their ratio."""
 LATENCY_ANSWERS = 100
@@ -367,23 +370,28 @@ def _offline_value(facts: OfflineFacts) -> Verdict | None:
 
 
 def _offline_change(facts: OfflineFacts) -> Verdict | None:
+    """What is beyond a limit, and beyond what chance does to a holdout of this size."""
     scores, gate = facts.scores, facts.gate
     if scores.samples == 0 or scores.parent_accuracy is None:
         return Verdict("Reject", reasons.NO_HOLDOUT, "no held-out sample answered by parent and candidate")
     drop = scores.parent_accuracy - scores.accuracy
-    if not drop <= gate.max_drop and _is_more_than_one(drop, scores.samples):
+    if not drop <= gate.max_drop and _is_no_accident(drop, scores):
         return Verdict(
             "Reject", reasons.ACCURACY_DROPPED_OFFLINE, f"accuracy drops by {drop:.3f}, limit {gate.max_drop:g}"
         )
-    worst = _worst_class(scores)
-    if worst is not None and worst[1] > gate.max_class_drop:
+    worst = _worst_class(scores, gate.max_class_drop)
+    if worst is not None:
         return Verdict(
             "Reject",
             reasons.CLASS_DROPPED_OFFLINE,
             f"class {worst[0]!r} drops by {worst[1]:.3f}, limit {gate.max_class_drop:g}",
         )
     flips = scores.negative_flips
-    if flips is not None and not flips <= gate.max_negative_flips and _is_more_than_one(flips, scores.samples):
+    if (
+        flips is not None
+        and not flips <= gate.max_negative_flips
+        and _are_too_many(flips, scores.samples, gate.max_negative_flips)
+    ):
         return Verdict(
             "Reject",
             reasons.NEGATIVE_FLIPS,
@@ -392,20 +400,36 @@ def _offline_change(facts: OfflineFacts) -> Verdict | None:
     return None
 
 
-def _worst_class(scores: HoldoutScores) -> tuple[str, float] | None:
-    """The class that lost most, among those where more than one sample turned."""
-    drops = [
-        (name, old - scores.per_class[name])
-        for name, old in scores.parent_per_class.items()
-        if name in scores.per_class
-        and _is_more_than_one(old - scores.per_class[name], scores.per_class_samples.get(name, 0))
+def _is_no_accident(drop: float, scores: HoldoutScores) -> bool:
+    """Sign test (McNemar 1947): samples lost against samples gained. Not a number convicts."""
+    if not math.isfinite(drop):
+        return True
+    lost = max(drop, scores.negative_flips or 0.0) * scores.samples
+    return binomial_tail(lost, 2 * lost - drop * scores.samples, 0.5) <= OFFLINE_ALPHA
+
+
+def _are_too_many(flips: float, samples: int, limit: float) -> bool:
+    """More than a candidate at the very limit would show. Not a number convicts."""
+    return not math.isfinite(flips) or binomial_tail(flips * samples, samples, limit) <= OFFLINE_ALPHA
+
+
+def _worst_class(scores: HoldoutScores, limit: float) -> tuple[str, float] | None:
+    """The class that lost most, among those that lost more than the limit and more than their size's share of all losses.
+
+    One candidate has as many chances to look forgetful as there are classes: they share the level (Bonferroni).
+    """
+    names = sorted(scores.per_class.keys() & scores.parent_per_class.keys())
+    drops = {name: scores.parent_per_class[name] - scores.per_class[name] for name in names}
+    sizes = {name: scores.per_class_samples.get(name, 0) for name in names}
+    lost = {name: max(0.0, drops[name] * sizes[name]) for name in names}
+    total = max((scores.negative_flips or 0.0) * scores.samples, math.fsum(lost.values()))
+    forgotten = [
+        (name, drops[name])
+        for name in names
+        if drops[name] > limit
+        and binomial_tail(lost[name], total, sizes[name] / scores.samples) <= OFFLINE_ALPHA / len(names)
     ]
-    return max(drops, key=lambda item: item[1], default=None)
-
-
-def _is_more_than_one(drop: float, samples: int) -> bool:
-    """One sample convicts nobody: of twelve it is 8 points. Not a number convicts."""
-    return not drop * samples <= 1.5
+    return max(forgotten, key=lambda item: item[1], default=None)
 
 
 def _offline_numbers(scores: HoldoutScores) -> str:
@@ -431,8 +455,8 @@ class RetrainingFacts(Facts):
     manual: bool = False
     drift_alarm: bool = False
     """An alarm of the stable version that nothing has answered yet."""
-    drift_samples: bool = False
-    """A shard closed after the alarm is there."""
+    drift_samples: int = 0
+    """Labelled samples of shards that closed after the alarm."""
     recent_accuracy: float | None = None
     recent_labels: int = 0
     schedules: dict[str, datetime] = {}
@@ -457,8 +481,9 @@ def retraining_due(facts: RetrainingFacts) -> Verdict:
         return Verdict("NotDue", reasons.CANDIDATE_WAITS, message, reason)
     if reason != reasons.CORRECTION and facts.samples == 0:
         return Verdict("NotDue", reasons.NO_NEW_SAMPLES, message, reason)
-    if reason == reasons.DRIFT and not facts.drift_samples:
-        return Verdict("NotDue", reasons.AWAITING_SAMPLES, message, reason)
+    if reason == reasons.DRIFT and facts.drift_samples < (wanted := _min_drift_samples(facts.triggers)):
+        collected = f"{facts.drift_samples} of {wanted} samples since the drift alarm"
+        return Verdict("NotDue", reasons.AWAITING_SAMPLES, collected, reason)
     limited = _limited(facts, reason)
     return limited or Verdict("Due", reason, message, reason)
 
@@ -473,6 +498,10 @@ def _trigger(facts: RetrainingFacts) -> tuple[str, str] | None:
         if fired is not None:
             return fired
     return None
+
+
+def _min_drift_samples(triggers: tuple[Trigger, ...]) -> int:
+    return min((trigger.drift.min_samples for trigger in triggers if trigger.drift is not None), default=1)
 
 
 def _fires(trigger: Trigger, facts: RetrainingFacts) -> tuple[str, str] | None:

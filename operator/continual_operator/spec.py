@@ -245,6 +245,7 @@ class Feedback(SpecPart):
 
 class DriftTrigger(SpecPart):
     false_alarm_every: int = Field(10_000, ge=100, le=10_000_000)
+    min_samples: int = Field(200, ge=1, le=1_000_000)
 
 
 def _five_fields(schedule: str) -> None:

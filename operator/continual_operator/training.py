@@ -238,7 +238,7 @@ def retraining_facts(draft: Draft) -> RetrainingFacts:
         corrections_allowed=spec.instant_corrections != "Off",
         manual=_manual(draft),
         drift_alarm=_is_unanswered(draft),
-        drift_samples=any(shard.sequence > retrained.drift_sequence for shard in new_shards(draft)),
+        drift_samples=sum(s.samples for s in new_shards(draft) if s.sequence > retrained.drift_sequence),
         recent_accuracy=scores.recent_accuracy if scores else None,
         recent_labels=scores.recent_labels if scores else 0,
         schedules=retrained.schedules,

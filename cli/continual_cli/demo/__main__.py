@@ -112,6 +112,7 @@ def _clean(story: Story, home: Path, out: Path) -> None:
 
 def _print(recorded: Recording, failure: str, out: Path) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title="What the run had to reach", title_justify="left")
@@ -124,7 +125,7 @@ def _print(recorded: Recording, failure: str, out: Path) -> None:
     console.print(table)
     console.print(f"report: {out}/report.html   picture: {out}/report.png   figures: {out}/summary.json")
     if failure:
-        console.print("[bold red]the story did not end")
+        console.print(f"[bold red]the story did not end: {escape(failure)}")
 
 
 if __name__ == "__main__":

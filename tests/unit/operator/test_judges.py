@@ -322,8 +322,13 @@ OFFLINE: list[tuple[str, OfflineFacts, str, str]] = [
     ("forgetting one class is refused", offline({"per_class": {"a": 0.95, "b": 0.8}}), "Reject", "HoldoutClassDropped"),
     ("a class without holdout is not judged", offline({"per_class": {"a": 0.9}}), "Pass", "OfflineGatePassed"),
     ("one sample of ten convicts no class", offline({"per_class": {"a": 0.8, "b": 0.9}} | FEW), "Pass", "OfflineGatePassed"),
-    ("two samples of ten do", offline({"per_class": {"a": 0.7, "b": 0.9}} | FEW), "Reject", "HoldoutClassDropped"),
-    ("many samples turned wrong are refused", offline({"negative_flips": 0.06}), "Reject", "NegativeFlips"),
+    ("two samples of ten convict none either", offline({"per_class": {"a": 0.7, "b": 0.9}} | FEW), "Pass", "OfflineGatePassed"),
+    ("six of ten do", offline({"per_class": {"a": 0.3, "b": 0.9}} | FEW), "Reject", "HoldoutClassDropped"),
+    ("a drop that as many gains make an accident passes", offline({"samples": 100, "accuracy": 0.87, "negative_flips": 0.05}), "Pass", "OfflineGatePassed"),
+    ("five lost and none gained is no accident", offline({"samples": 100, "accuracy": 0.85, "negative_flips": 0.05}), "Reject", "HoldoutAccuracyDropped"),
+    ("nine flips of a hundred may be five", offline({"samples": 100, "negative_flips": 0.09}), "Pass", "OfflineGatePassed"),
+    ("ten may not", offline({"samples": 100, "negative_flips": 0.1}), "Reject", "NegativeFlips"),
+    ("many samples turned wrong are refused", offline({"negative_flips": 0.08}), "Reject", "NegativeFlips"),
     ("unknown flips are not judged", offline({"negative_flips": None}), "Pass", "OfflineGatePassed"),
     ("flips that are no number are refused", offline({"negative_flips": NAN}), "Reject", "NegativeFlips"),
     ("no holdout is no pass", offline({"samples": 0}), "Reject", "NoHoldout"),
@@ -361,7 +366,7 @@ def retraining(*triggers: Trigger, **changes: Any) -> RetrainingFacts:
     return RetrainingFacts(**(values | changes))
 
 
-DRIFT = {"drift_alarm": True, "drift_samples": True, "samples": 50}
+DRIFT = {"drift_alarm": True, "drift_samples": 200, "samples": 250}
 RECENT = NOW - timedelta(minutes=5)
 RETRAINING: list[tuple[str, RetrainingFacts, str, str]] = [
     ("nothing is due by itself", retraining(), "NotDue", "NothingDue"),
@@ -369,8 +374,10 @@ RETRAINING: list[tuple[str, RetrainingFacts, str, str]] = [
     ("one label too few", retraining(samples=99), "NotDue", "NothingDue"),
     ("drift", retraining(**DRIFT), "Due", "Drift"),
     ("drift is more urgent than labels", retraining(**(DRIFT | {"samples": 500})), "Due", "Drift"),
-    ("drift without a trigger starts nothing", retraining(Trigger(labels=100), **DRIFT), "NotDue", "NothingDue"),
-    ("drift waits for samples of the new world", retraining(**(DRIFT | {"drift_samples": False})), "NotDue", "AwaitingSamples"),
+    ("drift without a trigger starts nothing", retraining(Trigger(labels=300), **DRIFT), "NotDue", "NothingDue"),
+    ("drift waits for samples of the new world", retraining(**(DRIFT | {"drift_samples": 199})), "NotDue", "AwaitingSamples"),
+    ("drift waits for as many as its trigger asks", retraining(Trigger(drift=DriftTrigger(min_samples=1)), **(DRIFT | {"drift_samples": 1})), "Due", "Drift"),
+    ("drift without any sample of the new world waits", retraining(Trigger(drift=DriftTrigger(min_samples=1)), **(DRIFT | {"drift_samples": 0})), "NotDue", "AwaitingSamples"),
     ("drift without any sample waits", retraining(**(DRIFT | {"samples": 0})), "NotDue", "NoNewSamples"),
     ("accuracy below the floor", retraining(FLOOR, samples=5, recent_accuracy=0.89, recent_labels=200), "Due", "AccuracyBelow"),
     ("accuracy at the floor", retraining(FLOOR, samples=5, recent_accuracy=0.9, recent_labels=200), "NotDue", "NothingDue"),

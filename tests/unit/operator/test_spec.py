@@ -126,6 +126,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("spec.retraining.triggers", [{"schedule": "0 0 3 * * *"}], "spec.retraining.triggers[0].schedule: is not a cron expression of five fields (Wrong number of fields) (got '0 0 3 * * *'); write e.g. 0 3 * * *"),
     ("spec.retraining.triggers", [{"schedule": "0 3 * * *", "timeZone": "Mars/Olympus"}], "spec.retraining.triggers[0].timeZone: is not in the time zone database (got 'Mars/Olympus'); write e.g. Europe/Berlin"),
     ("spec.retraining.triggers", [{"labels": 5, "timeZone": "UTC"}], "spec.retraining.triggers[0].timeZone: goes with schedule (got 'UTC'); remove it"),
+    ("spec.retraining.triggers", [{"drift": {"minSamples": 0}}], "spec.retraining.triggers[0].drift.minSamples: must be at least 1 (got 0); raise it"),
     ("spec.retraining.triggers", [{"drift": {"falseAlarmEvery": 1}}], "spec.retraining.triggers[0].drift.falseAlarmEvery: must be at least 100 (got 1); raise it"),
     ("spec.retraining.instantCorrections", True, "spec.retraining.instantCorrections: must be one of 'Off', 'Candidate' or 'Promote' (got True); choose one"),
     ("spec.retraining.cooldown", "10", "spec.retraining.cooldown: is not a duration (got '10'); write numbers with units h, m, s or ms, e.g. 24h or 1h30m"),
@@ -237,7 +238,7 @@ def test_defaults_are_those_of_the_design() -> None:
     assert spec["retraining"] == {
         "strategy": "der++", "replayCapacity": 2000,
         "augmentation": {"shiftPixels": 0.0, "rotateDegrees": 0.0, "scalePercent": 0.0},
-        "triggers": [{"labels": 500}, {"drift": {"falseAlarmEvery": 10000}}], "instantCorrections": "Candidate",
+        "triggers": [{"labels": 500}, {"drift": {"falseAlarmEvery": 10000, "minSamples": 200}}], "instantCorrections": "Candidate",
         "cooldown": "10m", "maxPerDay": 24, "maxFailures": 3, "timeout": "1h", "device": "cpu", "resources": resources,
         "scheduling": scheduling,
     }  # fmt: skip
