@@ -78,7 +78,8 @@ def following_task(
         new = Samples(trial.images, trial.labels, fresh.classes)
     replayed = with_fresh(buffer, fresh, recipe.policy) if method.replays_new else buffer
     task = _task(recipe, net, new, holdout, replayed, normalization)
-    return replace(task, parent=past.parent, importance=importance_of(past, normalization, recipe))
+    rates = recipe.rates[:1] if method.starts_from_parent else recipe.rates
+    return replace(task, parent=past.parent, importance=importance_of(past, normalization, recipe), rates=rates)
 
 
 def _task(

@@ -32,6 +32,7 @@ from continual_workers.training.strategies import Step, Strategy, adjustment_of,
 
 CLIP = 2.0
 RATES = (0.2, 0.4)
+"""Tried from scratch. What continues a parent takes the first: a short run flatters the higher one (`docs/decisions/0225`)."""
 LOWER = 0.25
 """A diverged training starts once more at this part of its rate."""
 NEW_BATCH = 16
