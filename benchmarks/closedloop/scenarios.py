@@ -40,7 +40,7 @@ def gradual(run: Director) -> None:
     for step in range(1, 13):
         run.show(World(replace(CALM, tilt_degrees=3.0 * step)))
         run.hold(4)
-    run.hold(50)
+    run.hold(80)
 
 
 def recurring(run: Director) -> None:
@@ -85,7 +85,7 @@ def corrections(run: Director) -> None:
     run.traffic.play(world=hard, rate=20.0, source="correction")
     run.hold(3)
     run.traffic.play(world=World(), rate=30.0, source="audit")
-    run.hold(65)
+    run.hold(85)
 
 
 def poisoning(run: Director) -> None:
