@@ -40,6 +40,8 @@ SCORED = 2000
 """Score-only requests behind every accuracy figure."""
 HOLDOUT_PERCENT = 10.0
 """As in the example's manifest."""
+STRATEGY = "er"
+"""As in the example's manifest."""
 JUDGES = ("gate", "probation", "bad")
 WRONG_LABELS = 800
 WRONG_RATE = 120.0
@@ -345,7 +347,8 @@ def make_careless(spec: dict[str, Any]) -> None:
 
 
 def make_careful(spec: dict[str, Any]) -> None:
-    del spec["rollout"]["offlineGate"], spec["retraining"]["strategy"]
+    del spec["rollout"]["offlineGate"]
+    spec["retraining"]["strategy"] = STRATEGY
 
 
 def adapt(manifest: dict[str, Any]) -> dict[str, Any]:
