@@ -143,11 +143,20 @@ def commit_call(
         for hour, answers in _by_hour(section.answers, ascend=not renamed):
             position = buckets.setdefault(hour, len(buckets) + 1)
             args += (section.kind, section.role, section.why, position, int(renamed), len(answers))
-            for entry_id, request_id, class_name, confidence in answers:
-                args += (entry_id, "%.4f" % confidence, class_name)  # noqa: UP031 -- twice as fast as an f-string
-                if renamed:
-                    args.append(request_id)
+            args += _cells(answers, renamed=renamed)
     return _call("commit", (keys.requests, keys.predictions, keys.serve, *map(keys.answers, buckets)), args)
+
+
+def _cells(answers: Sequence[Answered], *, renamed: bool) -> list[Argument]:
+    """Column by column: one formatting for all confidences takes half the time of one for each."""
+    entry_ids, request_ids, names, confidences = zip(*answers, strict=True)
+    cells: list[Argument] = [""] * (len(answers) * (4 if renamed else 3))
+    step = 4 if renamed else 3
+    cells[::step], cells[2::step] = entry_ids, names
+    cells[1::step] = ("%.4f " * len(answers) % confidences).split()
+    if renamed:
+        cells[3::step] = request_ids
+    return cells
 
 
 def _by_hour(answers: Sequence[Answered], *, ascend: bool) -> Iterable[tuple[int, Sequence[Answered]]]:

@@ -11,6 +11,7 @@ import hashlib
 import json
 from bisect import bisect_left
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from continual_contract.ids import EntryId, GroupName, Version, id_key
@@ -20,8 +21,15 @@ BASIS_POINTS = 10_000
 
 def keyed_point(unit: bytes, salt: str, purpose: str = "owner") -> int:
     """Where a unit falls in 0..9999. blake2b-64, keyed by salt, personalised by purpose: independent draws per purpose."""
-    digest = hashlib.blake2b(unit, digest_size=8, key=salt.encode()[:64], person=purpose.encode()[:16]).digest()
-    return int.from_bytes(digest, "big") * BASIS_POINTS >> 64
+    draw = _keyed(salt, purpose).copy()
+    draw.update(unit)
+    return int.from_bytes(draw.digest(), "big") * BASIS_POINTS >> 64
+
+
+@lru_cache(maxsize=256)
+def _keyed(salt: str, purpose: str) -> hashlib.blake2b:
+    """The hash before its unit: to copy it costs a third less than to begin anew."""
+    return hashlib.blake2b(digest_size=8, key=salt.encode()[:64], person=purpose.encode()[:16])
 
 
 def is_audited(request_id: str, salt: str, audit_percent: float) -> bool:

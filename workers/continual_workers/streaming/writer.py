@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import redis
@@ -134,7 +134,8 @@ class Writer:
 
     def _calls(self, batch: Batch) -> list[FunctionCall]:
         """One commit, and one call per dead letter."""
-        shared = self._shared
+        if (plain := self._plain(batch)) is not None:
+            return [plain]
         answered: dict[tuple[CommitKind, Duty], list[Answered]] = {}
         acknowledged = list(batch.acknowledged)
         dead = [self._dead(batch, job.request, _too_often(job)) for job in batch.given_up]
@@ -151,10 +152,32 @@ class Writer:
                 acknowledged.append(request.entry_id)
         if not answered and not acknowledged:
             return dead
+        return [self._commit(batch, answered, acknowledged), *dead]
+
+    def _commit(
+        self,
+        batch: Batch,
+        answered: Mapping[tuple[CommitKind, Duty], Sequence[Answered]],
+        acknowledged: Sequence[EntryId],
+    ) -> FunctionCall:
+        shared = self._shared
         sections = [Section(kind, duty.role, duty.why, answers) for (kind, duty), answers in answered.items()]
         author = Author(shared.version, shared.digest_prefix, batch.worker_us)
         ttl = shared.options.answers_ttl_seconds
-        return [commit_call(shared.keys, batch.group, author, sections, acknowledged, ttl), *dead]
+        return commit_call(shared.keys, batch.group, author, sections, acknowledged, ttl)
+
+    def _plain(self, batch: Batch) -> FunctionCall | None:
+        """The commit of the usual batch: every job has the same duty, every answer is kept, nothing was refused."""
+        if not batch.jobs or batch.given_up or self._shared.options.sample_percent < 100:
+            return None
+        duty = batch.jobs[0].duty
+        if not all(job.duty is duty for job in batch.jobs) or Refused in map(type, batch.outcomes):
+            return None
+        answers = [
+            Answered(request.entry_id, request.request_id, *outcome)  # type: ignore[misc]  # no Refused is left
+            for (request, _, _), outcome in zip(batch.jobs, batch.outcomes, strict=True)
+        ]
+        return self._commit(batch, {("s" if duty.kind == "shadow" else "o", duty): answers}, batch.acknowledged)
 
     def _kind(self, duty: Duty, request: RequestEntry) -> CommitKind | None:
         """Outside the sample a prediction is published but not kept, and a shadow answer (None) is of no use to anybody."""
