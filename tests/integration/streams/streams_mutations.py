@@ -73,16 +73,15 @@ def never_renew() -> None:
 def heirs_answer_in_the_dark() -> None:
     """A substitute gives shadow answers, which stand as evidence of the version that is gone."""
 
-    asked = duty.duty_of
+    asked = duty.duty_in
 
-    def polluted(routing: Any, group: Any, version: str, request: Any) -> duty.Duty:
-        epoch = routing.epoch_of(request.entry_id)
-        right = asked(routing, group, version, request)
+    def polluted(epoch: Any, group: Any, request: Any, *, is_heir: bool) -> duty.Duty:
+        right = asked(epoch, group, request, is_heir=is_heir)
         if right is duty.PASS and group in epoch.shadow and epoch.is_shadowed(request.request_id, request.key):
             return duty.SHADOW
         return right
 
-    duty.duty_of = polluted  # type: ignore[assignment]
+    duty.duty_in = polluted  # type: ignore[assignment]
 
 
 def create_missing_groups() -> None:

@@ -13,6 +13,7 @@ from continual_workers.streaming.duty import (
     SHADOW,
     STABLE,
     UNKNOWN,
+    batches_per_read,
     duties_of,
     duty_of,
     served_groups,
@@ -102,3 +103,29 @@ def test_a_batch_is_judged_as_its_entries_one_by_one(
     requests = [request(f"{n}-0") for n in ids]
     for group, version in ((V1, "v1"), (V2, "v2")):
         assert duties_of(table, group, version, requests) == [duty_of(table, group, version, r) for r in requests]
+
+
+@pytest.mark.parametrize(
+    ("table", "group", "batches"),
+    [
+        (routing(((V1, 10_000),)), V1, 1),
+        (routing(((V1, 9_000), (V2, 1_000))), V1, 1),
+        (routing(((V1, 7_500), (V2, 2_500))), V2, 4),
+        (routing(((V1, 9_000), (V2, 1_000))), V2, 8),
+        (routing(ALL_V1), V2, 8),
+        (routing(((V1, 9_000), (V2, 1_000)), shadow=(V1, V2)), V2, 1),
+    ],
+    ids=[
+        "who owns all", "who owns most", "a quarter", "a tenth: the bound", "nothing yet", "who answers the rest in the dark",
+    ],
+)  # fmt: skip
+def test_a_small_share_reads_several_batches_at_once(table: Routing, group: GroupName, batches: int) -> None:
+    """So that what is left of a read is about one batch."""
+    assert batches_per_read(table, group) == batches
+
+
+def test_a_closed_group_reads_one_batch() -> None:
+    """It owns everything up to its end."""
+    table = routing(ALL_V1)
+    table.groups[V2] = Group(Version("v2"), Version("v1"), EntryId("9-0"))
+    assert batches_per_read(table, V2) == 1

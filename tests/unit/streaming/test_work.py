@@ -41,6 +41,21 @@ def test_a_read_waits_for_room() -> None:
     assert not queue.wait_for_room(0)
 
 
+def test_behind_a_full_batch_a_second_one_may_wait() -> None:
+    """A full read says that there is a backlog; what was only acknowledged counts as read. A third one never waits."""
+    queue = WorkQueue(full=3)
+    passed = Batch(GROUP, (job("1-0"),), acknowledged=(EntryId("2-0"), EntryId("3-0")))
+    queue.put([passed])
+    assert queue.wait_for_room(0)
+    queue.put([batch("4-0", "5-0", "6-0")])
+    assert not queue.wait_for_room(0)
+    queue.take()
+    assert queue.wait_for_room(0)
+    queue.take()
+    queue.put([batch("7-0", "8-0")])
+    assert not queue.wait_for_room(0)
+
+
 def test_a_closed_queue_finishes_what_it_has_unless_told_to_discard() -> None:
     """A stop finishes; a failure leaves the work pending in Redis."""
     finishing, failing = WorkQueue(), WorkQueue()

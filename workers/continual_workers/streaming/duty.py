@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from continual_contract.entries import RequestEntry, Role, Why
 from continual_contract.ids import GroupName
-from continual_contract.routing import Epoch, Routing
+from continual_contract.routing import BASIS_POINTS, Epoch, Routing
 
 
 class Duty(NamedTuple):
@@ -28,14 +28,19 @@ SHADOW = Duty("shadow", "shadow", "shadow")
 HEIR = Duty("own", "stable", "heir")
 STABLE = Duty("own", "stable", "owner")
 CANARY = Duty("own", "canary", "owner")
+MOST_BATCHES_PER_READ = 8
 
 
 def duty_of(routing: Routing, group: GroupName, version: str, request: RequestEntry) -> Duty:
     """Duty of a worker of `version`, working in `group`, towards one request."""
     epoch = routing.epoch_of(request.entry_id)
-    if epoch is None:
-        return UNKNOWN
-    is_heir = routing.groups[group].version != version
+    return (
+        UNKNOWN if epoch is None else duty_in(epoch, group, request, is_heir=routing.groups[group].version != version)
+    )
+
+
+def duty_in(epoch: Epoch, group: GroupName, request: RequestEntry, *, is_heir: bool) -> Duty:
+    """`duty_of` where the epoch is known."""
     if epoch.owner(request.request_id, request.key) == group:
         return HEIR if is_heir else _owner(epoch, group)
     # A substitute never answers in the dark: its answers would stand as evidence of a version that is gone.
@@ -47,10 +52,24 @@ def duty_of(routing: Routing, group: GroupName, version: str, request: RequestEn
 def duties_of(routing: Routing, group: GroupName, version: str, requests: Sequence[RequestEntry]) -> list[Duty]:
     """`duty_of` of each, in entry order. Where this group owns whatever lies between the first and the last, no hash is asked."""
     epoch = routing.epoch_of(requests[0].entry_id)
-    owns_all = epoch is not None and len(epoch.shares) == 1 and epoch.shares[0][0] == group
-    if owns_all and epoch is routing.epoch_of(requests[-1].entry_id):
-        return [duty_of(routing, group, version, requests[0])] * len(requests)
-    return [duty_of(routing, group, version, request) for request in requests]
+    if epoch is None or epoch is not routing.epoch_of(requests[-1].entry_id):
+        return [duty_of(routing, group, version, request) for request in requests]
+    is_heir = routing.groups[group].version != version
+    if len(epoch.shares) == 1 and epoch.shares[0][0] == group:
+        return [duty_in(epoch, group, requests[0], is_heir=is_heir)] * len(requests)
+    return [duty_in(epoch, group, request, is_heir=is_heir) for request in requests]
+
+
+def batches_per_read(routing: Routing, group: GroupName) -> int:
+    """How many batches' worth of entries one read may bring, so that what the group owns of them is about one batch.
+
+    Where a tenth of the stream is a canary's, a read of 64 leaves it batches of six, which cost half as much again per image.
+    """
+    epoch = routing.epochs[-1]
+    if group in epoch.shadow or routing.groups[group].until is not None:
+        return 1
+    share = dict(epoch.shares).get(group, 0)
+    return min(MOST_BATCHES_PER_READ, BASIS_POINTS // max(share, 1))
 
 
 def _owner(epoch: Epoch, group: GroupName) -> Duty:

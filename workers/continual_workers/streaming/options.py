@@ -12,7 +12,7 @@ class ConsumerOptions:
     """Times in milliseconds for what Redis takes in milliseconds, in seconds elsewhere."""
 
     batch_size: int = 64
-    """Cap of one read. There is no batch window: the backlog makes the batch."""
+    """Cap of one batch, and of one read but for groups with a small share. There is no batch window: the backlog makes the batch."""
     block_ms: int = 1000
     """At most 1000: a drain must not wait for traffic. The socket timeout of the connection must be longer."""
     min_idle_ms: int = 30_000

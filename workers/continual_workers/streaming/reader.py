@@ -17,7 +17,7 @@ from continual_contract.functions import Claimed, claim_call, parse_claim
 from continual_contract.ids import ZERO_ID, EntryId, GroupName, id_key
 from continual_contract.routing import Routing, parse_routing
 
-from continual_workers.streaming.duty import duties_of, served_groups
+from continual_workers.streaming.duty import batches_per_read, duties_of, served_groups
 from continual_workers.streaming.shared import Shared
 from continual_workers.streaming.wire import Wire, has_code, named_values, raise_unless_transient, stream_entries
 from continual_workers.streaming.work import Batch, Job
@@ -29,6 +29,8 @@ Delivery = tuple[RequestEntry, int]
 HEIR_BLOCK_MS = 100
 """How long to wait on the own group while an inherited one is being emptied."""
 RECOVERED_DELIVERIES = 1
+LARGEST_READ_BYTES = 2 << 20
+"""Bound of a read that brings more than one batch."""
 
 
 class Reader:
@@ -42,6 +44,7 @@ class Reader:
         self._failures = 0
         self._next_claim = 0.0
         self._largest_seen: EntryId = ZERO_ID
+        self._entry_bytes = LARGEST_READ_BYTES  # nothing read yet: one batch
 
     def run(self) -> None:
         try:
@@ -130,7 +133,7 @@ class Reader:
         shared = self._shared
         wait_ms = min(HEIR_BLOCK_MS, shared.options.block_ms) if heirs else shared.options.block_ms
         waiting: tuple[str | int, ...] = ("BLOCK", wait_ms) if block else ()
-        count = shared.options.batch_size
+        count = self._count(group)
         return (
             "XREADGROUP",
             "GROUP",
@@ -144,6 +147,13 @@ class Reader:
             ">",
         )
 
+    def _count(self, group: GroupName) -> int:
+        """Entries one read may bring: a batch, or as many as hold a batch for this group while they stay small."""
+        cap = self._shared.options.batch_size
+        assert self._routing is not None
+        batches = batches_per_read(self._routing, group)
+        return cap if batches == 1 else max(cap, min(cap * batches, LARGEST_READ_BYTES // self._entry_bytes))
+
     def _take(self, group: GroupName, reply: Any) -> bool:
         """Dispatch what one read brought. NOGROUP: the table that came behind it tells where to go on."""
         if has_code(reply, "NOGROUP"):
@@ -153,6 +163,7 @@ class Reader:
         deliveries = [(_request(i, f), 1) for i, f in stream_entries(reply) if f is not None]
         if deliveries:
             self._largest_seen = max(self._largest_seen, deliveries[-1][0].entry_id, key=id_key)
+            self._entry_bytes = max(1, *(len(request.data) for request, _ in deliveries))
             self._dispatch(group, deliveries)
         return True
 
@@ -218,20 +229,25 @@ class Reader:
         self._queue(group, [Job(request, duty, n) for (request, n), duty in zip(deliveries, duties, strict=True)])
 
     def _queue(self, group: GroupName, jobs: Sequence[Job]) -> None:
-        limit = self._shared.options.max_deliveries
-        owned = [job for job in jobs if job.duty.kind == "own"]
-        if len(owned) == len(jobs) and all(job.deliveries <= limit for job in jobs):
-            self._submit([Batch(group, tuple(jobs))])
-            return
-        dark = [job for job in jobs if job.duty.kind == "shadow" and self._is_worth_it(job)]
-        unknown = sum(job.duty.kind == "unknown" for job in jobs)
+        limit, cap = self._shared.options.max_deliveries, self._shared.options.batch_size
+        owned: list[Job] = []
+        dark: list[Job] = []
+        hopeless: list[Job] = []
+        passed: list[EntryId] = []
+        unknown = 0
+        for job in jobs:
+            kind = job.duty.kind
+            if kind == "own":
+                (owned if job.deliveries <= limit else hopeless).append(job)
+            elif kind == "unknown":
+                unknown += 1
+            elif kind == "shadow" and self._is_worth_it(job):
+                dark.append(job)
+            else:
+                passed.append(job.request.entry_id)
         if unknown:
             self._shared.metrics.count("no_epoch", unknown)
-        kept = {id(job) for job in (*owned, *dark)}
-        passed = [j.request.entry_id for j in jobs if id(j) not in kept and j.duty.kind != "unknown"]
-        hopeless = [job for job in owned if job.deliveries > limit]
-        tried = [job for job in owned if job.deliveries <= limit]
-        self._submit(_batches(group, tried, dark, passed, hopeless))
+        self._submit(_batches(group, [*_pieces(owned, cap), *_pieces(dark, cap)], passed, hopeless))
 
     def _is_worth_it(self, job: Job) -> bool:
         """Shadow work that is late, or that has failed before too often, is dropped and counted."""
@@ -314,10 +330,14 @@ def _age_seconds(entry_id: str) -> float:
     return time.time() - int(entry_id.partition("-")[0]) / 1000
 
 
+def _pieces(jobs: Sequence[Job], cap: int) -> list[tuple[Job, ...]]:
+    return [tuple(jobs[first : first + cap]) for first in range(0, len(jobs), cap)]
+
+
 def _batches(
-    group: GroupName, owned: Sequence[Job], dark: Sequence[Job], passed: Sequence[EntryId], hopeless: Sequence[Job]
+    group: GroupName, parts: Sequence[tuple[Job, ...]], passed: Sequence[EntryId], hopeless: Sequence[Job]
 ) -> list[Batch]:
-    """At most two batches, owned before shadow; what needs no handler rides with the first of them."""
-    parts = [jobs for jobs in (owned, dark) if jobs] or [()]
-    head = Batch(group, tuple(parts[0]), tuple(passed), tuple(hopeless))
-    return [batch for batch in (head, *(Batch(group, tuple(jobs)) for jobs in parts[1:])) if batch.leased()]
+    """One batch per part, in order; what needs no handler rides with the first of them."""
+    first, *others = parts or [()]
+    head = Batch(group, first, tuple(passed), tuple(hopeless))
+    return [batch for batch in (head, *(Batch(group, jobs) for jobs in others)) if batch.leased()]

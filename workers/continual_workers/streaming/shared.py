@@ -31,7 +31,7 @@ class Shared:
         self.connect, self.keys = connect, keys
         self.version, self.digest_prefix, self.consumer = version, digest_prefix, consumer
         self.options, self.metrics = options, metrics
-        self.work = WorkQueue(shadow_limit=options.shadow_batches)
+        self.work = WorkQueue(options.batch_size, options.shadow_batches)
         self.outbox = Outbox()
         self.leases = Leases()
         self.stopping = threading.Event()

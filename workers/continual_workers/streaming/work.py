@@ -48,6 +48,11 @@ class Batch:
     def is_shadow(self) -> bool:
         return bool(self.jobs) and self.jobs[0].duty.kind == "shadow"
 
+    @property
+    def entries(self) -> int:
+        """How many deliveries it holds."""
+        return len(self.jobs) + len(self.acknowledged) + len(self.given_up)
+
     def leased(self) -> list[EntryId]:
         ids = [job.request.entry_id for job in (*self.jobs, *self.given_up)]
         return [entry_id for entry_id in (*ids, *self.acknowledged) if entry_id not in self.lost]
@@ -88,13 +93,17 @@ class Leases:
 
 
 class WorkQueue:
-    """Batches for the handler: owned ones always before shadow ones; short, so that a lease does not age in it."""
+    """Batches for the handler: owned ones always before shadow ones; short, so that a lease does not age in it.
 
-    def __init__(self, owned_limit: int = 1, shadow_limit: int = 4) -> None:
+    One owned batch may wait, and a second one behind a full one: a full batch says that there is a backlog, and then the handler must
+    not wait for a read. Without a backlog a second one would only take work from a worker that has nothing to do.
+    """
+
+    def __init__(self, full: int = 64, shadow_limit: int = 4) -> None:
         self._changed = threading.Condition()
         self._owned: deque[Batch] = deque()
         self._shadow: deque[Batch] = deque()
-        self._limits = owned_limit, shadow_limit
+        self._full, self._shadow_limit = full, shadow_limit
         self._closed = False
 
     def wait_for_room(self, timeout: float) -> bool:
@@ -103,7 +112,9 @@ class WorkQueue:
             return self._changed.wait_for(self._has_room, timeout)
 
     def _has_room(self) -> bool:
-        return len(self._owned) < self._limits[0] and len(self._shadow) < self._limits[1]
+        waiting = len(self._owned)
+        has_backlog = waiting == 1 and self._owned[0].entries >= self._full
+        return (waiting == 0 or has_backlog) and len(self._shadow) < self._shadow_limit
 
     def put(self, batches: Iterable[Batch]) -> None:
         with self._changed:
