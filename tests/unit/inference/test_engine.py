@@ -141,13 +141,13 @@ def test_warm_up_runs_powers_of_two_and_the_cap(cap: int, sizes: list[int]) -> N
     ("seconds", "cap"),
     [
         ({1: 0.0001, 8: 0.0005, 64: 0.004}, 64),  # a small network: reading costs more than waiting
-        ({1: 0.009, 2: 0.017, 4: 0.0325, 8: 0.064, 64: 0.52}, 4),  # a slow one that gains nothing beyond
+        ({1: 0.009, 2: 0.017, 4: 0.0325, 8: 0.064, 64: 0.52}, 8),  # a slow one that gains nothing beyond
         ({1: 0.022, 2: 0.036, 4: 0.062, 8: 0.11, 16: 0.21}, 16),  # a slow one that still gains
         ({1: 0.5}, 1),
     ],
 )
 def test_a_batch_is_as_small_as_costs_nothing(seconds: dict[int, float], cap: int) -> None:
-    """At least 20 ms long, and within 3 % of the best cost per image."""
+    """At least 50 ms long, and within 1 % of the best cost per image."""
     assert best_cap(seconds) == cap
 
 

@@ -24,9 +24,9 @@ from continual_contract.errors import InvalidImageError
 
 from continual_workers.streaming.outcomes import Outcome, Predicted, Refused
 
-LONG_BATCH_SECONDS = 0.02
+LONG_BATCH_SECONDS = 0.05
 """What surrounds a batch (reading, committing, waking) takes about half a millisecond."""
-WORSE_THAN_BEST = 1.03
+WORSE_THAN_BEST = 1.01
 
 
 @dataclass(frozen=True, slots=True)
