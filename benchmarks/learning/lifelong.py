@@ -22,6 +22,7 @@ from continual_workers.training.experience import (
     first_task,
     following_task,
     importance_after,
+    let_go,
     remember,
 )
 from continual_workers.training.learner import NEW_BATCH, RATES, Task, learn, predict_logits, set_up_torch
@@ -94,6 +95,7 @@ def bootstrap(world: World, how: Recipe, new: Samples, capacity: int, *, longer:
 
 def next_version(world: World, how: Recipe, before: Version, fresh: Samples, past: list[Samples]) -> Version:
     """A later experience, as a Job puts it together; `past` are the experiences before, which only `joint` may see."""
+    how = let_go(how, before.buffer)
     parent = network(world, how.seed, before.weights)
     net = network(world, how.seed, before.weights if how.strategy.starts_from_parent else None)
     task = following_task(

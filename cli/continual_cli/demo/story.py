@@ -40,8 +40,6 @@ SCORED = 2000
 """Score-only requests behind every accuracy figure."""
 HOLDOUT_PERCENT = 10.0
 """As in the example's manifest."""
-STRATEGY = "er"
-"""As in the example's manifest."""
 JUDGES = ("gate", "probation", "bad")
 WRONG_LABELS = 800
 WRONG_RATE = 120.0
@@ -347,8 +345,7 @@ def make_careless(spec: dict[str, Any]) -> None:
 
 
 def make_careful(spec: dict[str, Any]) -> None:
-    del spec["rollout"]["offlineGate"]
-    spec["retraining"]["strategy"] = STRATEGY
+    del spec["rollout"]["offlineGate"], spec["retraining"]["strategy"]
 
 
 def adapt(manifest: dict[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,10 @@ BOOTSTRAP_STEPS = 1500
 """A bootstrap takes at least this many steps: twenty epochs of a few hundred images are too few from scratch."""
 
 
+WHOLE = 0.9
+"""Share of all samples ever seen from which on a buffer counts as holding them all; what people had forgotten is missing in it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """How to learn, apart from the data: everything a resource declares or the trainer defaults to."""
@@ -57,6 +61,15 @@ def first_task(
 ) -> Task:
     """The first experience: from scratch on all there is, whatever the strategy."""
     return _task(replace(recipe, strategy=strategy("joint")), net, new, holdout, buffer, normalization)
+
+
+def let_go(recipe: Recipe, buffer: ReplayBuffer) -> Recipe:
+    """The recipe for this past: der++ learns as er while the buffer holds all that was ever seen.
+
+    There is nothing to forget then, and answers of a parent that knew less only hold back (`docs/decisions/0219`).
+    """
+    held = len(buffer) >= WHOLE * max(1, int(buffer.seen.sum()))
+    return replace(recipe, strategy=strategy("er")) if held and recipe.strategy.name == "der++" else recipe
 
 
 def following_task(

@@ -23,7 +23,7 @@ from torch import nn
 from continual_workers.training import models
 from continual_workers.training.buffer import ReplayBuffer
 from continual_workers.training.datasets import from_shard, load_dataset
-from continual_workers.training.experience import Past, Recipe, bootstrap_epochs, first_task, following_task
+from continual_workers.training.experience import Past, Recipe, bootstrap_epochs, first_task, following_task, let_go
 from continual_workers.training.export import weights_in
 from continual_workers.training.learner import Task, device_of
 from continual_workers.training.models import Arrays
@@ -119,7 +119,7 @@ def _prepare_descendant(inputs: TrainingInputs, where: Where) -> Prepared:
     buffer.grow_classes(len(inputs.classes))
     _drop_held_out(buffer, holdout)
     _drop_forgotten(buffer, forgotten)
-    recipe = recipe_of(inputs)
+    recipe = let_go(recipe_of(inputs), buffer)
     method, is_correction = recipe.strategy, inputs.mode == "correction"
     net = _start(inputs, where, parent if method.starts_from_parent else None)
     past = Past(frozen_parent(parent), buffer, parent.state.importance)

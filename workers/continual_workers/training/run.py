@@ -49,8 +49,6 @@ from continual_workers.training.state import decode_resume, encode_checkpoint, e
 
 RESUME = "state/last.safetensors"
 _SCORED_TRAIN_SAMPLES = 5000
-LARGE_BUFFER = 0.3
-"""Share of all samples ever seen from which on replay alone was the better method."""
 log = logging.getLogger(__name__)
 
 
@@ -141,23 +139,15 @@ def _run(inputs: TrainingInputs, where: Where, progress: Progress, threads: int)
     set_up_torch(threads)
     progress(TrainingProgress("loading"))
     prepared = prepare(inputs, where)
-    advise(inputs, prepared.buffer)
+    if inputs.mode == "retrain" and prepared.task.strategy.name != inputs.strategy:
+        log.info(
+            "the buffer holds all that was ever seen: nothing to distil, this training is plain replay",
+            extra={"strategy": inputs.strategy, "held": len(prepared.buffer)},
+        )
     finished = finish(inputs, prepared, _learn(inputs, prepared, where, progress), progress, threads)
     progress(TrainingProgress("publishing", accuracy=finished.scores.accuracy))
     manifest = publishable(inputs, prepared, finished, lambda _name, data: where.registry.put_blob(data))
     return where.registry.publish(manifest), finished.scores
-
-
-def advise(inputs: TrainingInputs, buffer: ReplayBuffer) -> bool:
-    """Say so when plain replay may do better: with this much of everything at hand, holding on to the parent holds back."""
-    seen = int(buffer.seen.sum())
-    due = inputs.strategy == "der++" and inputs.mode == "retrain" and len(buffer) >= LARGE_BUFFER * max(seen, 1)
-    if due:
-        log.info(
-            "the buffer holds much of all data ever seen: strategy er may do better than der++",
-            extra={"held": len(buffer), "seen": seen},
-        )
-    return due
 
 
 def _learn(inputs: TrainingInputs, prepared: Prepared, where: Where, progress: Progress) -> Learned:
