@@ -4,6 +4,7 @@
     python -m benchmarks.closedloop --only sudden         one alone
     python -m benchmarks.closedloop --quick               two of them
     python -m benchmarks.closedloop --cached              judge and print what has been run, run nothing
+    python -m benchmarks.closedloop --cached --publish docs   the same, and table and picture of the documentation
 
 Every run is kept in out/bench-closedloop/<scenario>: the stream, the ledger, the versions. Exit code 1 when a goal is missed.
 """
@@ -42,7 +43,9 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--unjudged", action="store_true", help="run, and judge later with --cached")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("out/bench-closedloop"))
-    parser.add_argument("--csv", type=Path, help="where the table goes besides, e.g. docs/benchmarks/closedloop.csv")
+    parser.add_argument(
+        "--publish", type=Path, metavar="DOCS", help="also put table, CSV and picture into the documentation"
+    )
     return parser.parse_args(argv)
 
 
@@ -106,8 +109,10 @@ def _tell(results: Sequence[Judged], chosen: argparse.Namespace, console: Consol
     lines = [one.figures for one in results]
     report.show(lines, console)
     if lines:
-        report.write(lines, chosen.out, chosen.csv)
-        plots.draw(results, chosen.out / "closedloop.png")
+        report.write(lines, chosen.out)
+        plots.draw(results, picture := chosen.out / "closedloop.png")
+        if chosen.publish is not None:
+            report.publish(lines, picture, chosen.publish)
     missed = sum(not all(line.checks.values()) for line in lines)
     console.print(f"{len(lines) - missed} scenarios meet every goal, {missed} do not; figures in {chosen.out}")
     return 1 if missed else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -57,14 +58,44 @@ def show(lines: Sequence[Figures], console: Console) -> None:
             console.print(f"{line.scenario}: {line.note}", style="dim", markup=False, highlight=False)
 
 
-def write(lines: Sequence[Figures], folder: Path, table: Path | None) -> None:
-    """closedloop.json and closedloop.csv into `folder`; the CSV also to `table`."""
+def markdown(lines: Sequence[Figures]) -> str:
+    """The table of the documentation."""
+    head = (
+        "scenario", "detected", "recovered", "lowest (seeds)", "final (seeds)", "joint", "promoted, wrong", "stopped",
+        "trained, needless", "missed",
+    )  # fmt: skip
+    rows = [head, ("---",) * len(head), *(_cells(line) for line in lines)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
+
+
+def _cells(line: Figures) -> tuple[str, ...]:
+    missed = [name for name, holds in line.checks.items() if not holds]
+    return (
+        line.scenario,
+        _span(line.detect_seconds, line.detect_labels).removesuffix(" labels").replace("-", "–"),
+        _span(line.recover_seconds, line.recover_labels).removesuffix(" labels").replace("-", "–"),
+        f"{percent(line.lowest)} ({percent(line.seeds_lowest)})", f"{percent(line.final)} ({percent(line.seeds_final)})",
+        percent(line.joint_final), f"{line.promotions}, {line.wrong}", str(line.stopped),
+        f"{line.trainings}, {line.needless}", "; ".join(missed) or "–",
+    )  # fmt: skip
+
+
+def publish(lines: Sequence[Figures], picture: Path, docs: Path) -> None:
+    """CSV, picture and the page's table into the documentation; the words around the table stay."""
+    _write_csv(lines, docs / "benchmarks" / "closedloop.csv")
+    shutil.copyfile(picture, docs / "images" / "closedloop.png")
+    page = docs / "benchmarks" / "closedloop.md"
+    before, rest = page.read_text(encoding="utf-8").split("| scenario |", 1)
+    after = rest.split("\n\n", 1)[1]
+    page.write_text(f"{before}{markdown(lines)}\n{after}", encoding="utf-8")
+
+
+def write(lines: Sequence[Figures], folder: Path) -> None:
+    """closedloop.json and closedloop.csv into `folder`."""
     (folder / "closedloop.json").write_text(
         json.dumps([{**asdict(line), "checks": line.checks} for line in lines], indent=1) + "\n", encoding="utf-8"
     )
-    for path in (folder / "closedloop.csv", table):
-        if path is not None:
-            _write_csv(lines, path)
+    _write_csv(lines, folder / "closedloop.csv")
 
 
 def _write_csv(lines: Sequence[Figures], path: Path) -> None:

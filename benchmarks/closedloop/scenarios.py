@@ -111,7 +111,7 @@ def late_labels(run: Director) -> None:
     run.hold(CALM_SECONDS + 10)
     run.show(DRIFT)
     run.onset("the world drifts; labels come 8 to 18 s late")
-    run.hold(95)
+    run.hold(125)
 
 
 def drift_in_canary(run: Director) -> None:

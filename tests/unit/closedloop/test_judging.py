@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks.closedloop import report
 from benchmarks.closedloop.judge import Figures, Judged, load_judged, recovered, save
 from benchmarks.closedloop.policies import told
 from benchmarks.closedloop.report import row
@@ -125,3 +127,19 @@ def test_a_judgement_is_read_back_as_it_was_written(tmp_path) -> None:
 def test_there_are_the_twelve_scenarios() -> None:
     """As many as were asked for, each by its own name and with its own words."""
     assert len({scenario.name for scenario in SCENARIOS}) == len({scenario.told for scenario in SCENARIOS}) == 12
+
+
+def test_publishing_replaces_the_table_and_keeps_the_words(tmp_path: Path) -> None:
+    """The page is written by people around a table that is measured."""
+    for folder in ("benchmarks", "images"):
+        (tmp_path / folder).mkdir()
+    page, picture = tmp_path / "benchmarks" / "closedloop.md", tmp_path / "measured.png"
+    page.write_text("Before.\n\n| scenario | old |\n|---|---|\n| sudden | 1 |\n\nAfter.\n", encoding="utf-8")
+    picture.write_bytes(b"png")
+    report.publish([GOOD, replace(GOOD, scenario="no-labels", recover_seconds=None, final=0.9)], picture, tmp_path)
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("Before.\n\n| scenario | detected |")
+    assert text.endswith("| within 2 points of joint; final ≥ seeds |\n\nAfter.\n")
+    assert "| sudden | 2 s, 20 | 40 s, 1200 | 50.0 (50.0) | 96.0 (95.0) | 97.0 | 2, 0 | 1 | 3, 1 | – |" in text
+    assert (tmp_path / "images" / "closedloop.png").read_bytes() == b"png"
+    assert (tmp_path / "benchmarks" / "closedloop.csv").read_text(encoding="utf-8").count("\n") == 3
