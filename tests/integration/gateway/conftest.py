@@ -11,22 +11,14 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from gateway_stand import Stand
+from gateway_stand import Stand, running
 
 
 @pytest.fixture(scope="session")
 def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
     """Redis, a worker, the evaluator's orders, and the gateway; shared."""
-    made = Stand(tmp_path_factory.mktemp("gateway"))
-    try:
-        made.start_redis()
-        made.apply()
-        made.serve()
-        made.configure()
-        made.start_gateway()
+    with running(tmp_path_factory.mktemp("gateway")) as made:
         yield made
-    finally:
-        made.close()
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,17 @@ from continual_cli.local.state import Endpoints, LocalState
 from continual_clients.health import probe
 from continual_clients.objectstore import open_store
 from continual_clients.registry import Registry
+from continual_clients.shards import make_shard, write_shard
 from continual_contract import settings
-from continual_contract.artifacts import CheckpointManifest, HoldoutScores, InputShape, Normalization, StoreLayout
+from continual_contract.artifacts import (
+    CheckpointManifest,
+    DataList,
+    HoldoutScores,
+    InputShape,
+    Normalization,
+    StoreLayout,
+    TrainingInputs,
+)
 from continual_contract.config import EvaluatorConfig
 from continual_contract.functions import configure_call, library_source, route_call
 from continual_contract.keys import ModelKeys
@@ -204,6 +213,21 @@ class Stand:
 
         self.state.update_model("digits", change)
 
+    def begin_correction(self, request_id: str, n: int) -> tuple[str, str]:
+        """What evaluator and operator write when the correction with picture `n` goes into a Job. Returns its hash and its data list's digest."""
+        image = np.frombuffer(pixels(n), np.uint8).reshape(1, 28, 28, 1)
+        shard = make_shard(image, [0], request_id=[request_id], source=["correction"])
+        digest = write_shard(self.registry.store, self.registry.layout, shard, "shards")
+        data = self.registry.put_data_list(DataList(train=(digest,), corrections=(digest,)))
+        inputs = TrainingInputs(
+            namespace="default", model="digits", mode="correction", architecture="mlp", input=SHAPE, classes=CLASSES,
+            data=data, parent="sha256:" + "0" * 64,
+        )  # fmt: skip
+        job = inputs.job_hash()
+        training = {"state": "Running", "job": job, "trigger": "Correction", "started": "2026-11-21T18:00:00Z"}
+        self.set_status(training={**training, "inputs": inputs.model_dump(mode="json")})
+        return job, data
+
     def start_worker(self, version: str, digest: str) -> None:
         n = len(self.workers)
         env = {
@@ -345,6 +369,21 @@ class Stand:
                 process.kill()
                 process.wait()
         self.client.close()
+
+
+@contextlib.contextmanager
+def running(folder: Path, **options: Any) -> Iterator[Stand]:
+    """Redis, a worker, the evaluator's orders and the gateway; gone afterwards."""
+    stand = Stand(folder, **options)
+    try:
+        stand.start_redis()
+        stand.apply()
+        stand.serve()
+        stand.configure()
+        stand.start_gateway()
+        yield stand
+    finally:
+        stand.close()
 
 
 def first(response: httpx.Response, output: str = "class") -> Any:

@@ -9,27 +9,18 @@ from __future__ import annotations
 import json
 import threading
 
-import numpy as np
 import pytest
-from continual_clients.shards import make_shard, write_shard
-from continual_contract.artifacts import DataList, TrainingFailure, TrainingInputs, TrainingOutcome
+from continual_contract.artifacts import TrainingFailure, TrainingOutcome
 from continual_contract.entries import decode_label
 from continual_contract.routing import is_held_out, separation_unit
-from gateway_stand import CLASSES, KEYS, SHAPE, Stand, first, picture, pixels
+from gateway_stand import CLASSES, KEYS, first, picture, pixels, running
 
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory):
     """A stand whose status this module may write."""
-    stand = Stand(tmp_path_factory.mktemp("corrections"))
-    try:
-        stand.start_redis()
-        stand.apply()
-        stand.serve()
-        stand.start_gateway()
+    with running(tmp_path_factory.mktemp("corrections")) as stand:
         yield stand
-    finally:
-        stand.close()
 
 
 def numbers(held_out=False):
@@ -40,30 +31,6 @@ def numbers(held_out=False):
 def teach(api, n, label, **form):
     files = {} if form else {"image": ("x.png", picture(n))}
     return api.post("/v1/models/digits/corrections", data={"label": label, **form}, files=files or None)
-
-
-def begin_training(stand, request_id, n):
-    """What evaluator and operator write when the correction goes into a Job. Returns its hash."""
-    image = np.frombuffer(pixels(n), np.uint8).reshape(1, 28, 28, 1)
-    shard = make_shard(image, [0], request_id=[request_id], source=["correction"])
-    digest = write_shard(stand.registry.store, stand.registry.layout, shard, "shards")
-    data = stand.registry.put_data_list(DataList(train=(digest,), corrections=(digest,)))
-    inputs = TrainingInputs(
-        namespace="default", model="digits", mode="correction", architecture="mlp", input=SHAPE, classes=CLASSES, data=data,
-        parent="sha256:" + "0" * 64,
-    )  # fmt: skip
-    job = inputs.job_hash()
-    document = inputs.model_dump(mode="json")
-    stand.set_status(
-        training={
-            "state": "Running",
-            "job": job,
-            "trigger": "Correction",
-            "started": "2026-11-21T18:00:00Z",
-            "inputs": document,
-        }
-    )
-    return job
 
 
 def state(api, request_id):
@@ -87,7 +54,7 @@ def test_a_correction_is_followed_to_the_second_look(own):
             pixels(n),
         )
         assert state(api, request_id)["state"] == "waiting"
-        job = begin_training(own, request_id, n)
+        job = own.begin_correction(request_id, n)[0]
         own.client.hset(KEYS.progress(job), mapping={"phase": "learning", "epoch": 2, "epochs": 4, "loss": "0.5"})
         learning = state(api, request_id)
         assert (learning["state"], learning["job"]) == ("training", job)
@@ -113,7 +80,7 @@ def test_a_training_that_has_ended_is_found_by_its_version(own):
     n = next(n for n in numbers() if n % 10 == 3)
     with own.api() as api:
         request_id = teach(api, n, "class 4").json()["id"]
-        job = begin_training(own, request_id, n)
+        job = own.begin_correction(request_id, n)[0]
         data = own.state.read_model("digits")["status"]["training"]["inputs"]["data"]
         digest = own.publish(1, mode="correction", job=job, data=data)
         own.registry.put_outcome(TrainingOutcome(job=job, manifest=digest))
@@ -128,7 +95,7 @@ def test_somebody_elses_training_is_not_taken_for_ours(own):
     one, other = [n for n in numbers() if n % 10 == 5][:2]
     with own.api() as api:
         request_id = teach(api, one, "class 6").json()["id"]
-        job = begin_training(own, "1-1", other)
+        job = own.begin_correction("1-1", other)[0]
         own.registry.put_outcome(TrainingOutcome(job=job, manifest=own.publish(1, mode="correction", job=job)))
         assert state(api, request_id)["state"] == "waiting"
 
@@ -137,7 +104,7 @@ def test_a_failed_training_says_why(own):
     n = next(n for n in numbers() if n % 10 == 7)
     with own.api() as api:
         request_id = teach(api, n, "class 8").json()["id"]
-        job = begin_training(own, request_id, n)
+        job = own.begin_correction(request_id, n)[0]
         own.registry.put_outcome(
             TrainingOutcome(job=job, failure=TrainingFailure(reason="Diverged", message="the loss is NaN"))
         )
@@ -151,7 +118,7 @@ def test_a_checkpoint_whose_bytes_were_changed_is_not_run(own):
     n = next(n for n in numbers() if n % 10 == 2)
     with own.api() as api:
         request_id = teach(api, n, "class 3").json()["id"]
-        job = begin_training(own, request_id, n)
+        job = own.begin_correction(request_id, n)[0]
         digest = own.publish(4, mode="correction", job=job)
         blob = own.registry.manifest(digest).onnx
         own.registry.store.put(own.registry.layout.blob(blob.digest), bytes(blob.size))
@@ -190,7 +157,7 @@ def test_events_follow_a_correction_to_its_end(own):
     n = next(n for n in numbers() if n % 10 == 0)
     with own.api() as api:
         request_id = teach(api, n, "class 1").json()["id"]
-        job = begin_training(own, request_id, n)
+        job = own.begin_correction(request_id, n)[0]
         outcome = TrainingOutcome(job=job, manifest=own.publish(1, mode="correction", job=job))
         threading.Timer(1.0, own.registry.put_outcome, [outcome]).start()
         with api.stream("GET", f"/v1/models/digits/corrections/{request_id}/events") as stream:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import io
 
-import numpy as np
 import pytest
-from continual_clients.shards import make_shard, write_shard
-from continual_contract.artifacts import DataList, TrainingInputs, TrainingOutcome
+from continual_contract.artifacts import TrainingOutcome
 from continual_contract.routing import is_held_out, separation_unit
 from gateway_minio import minio
-from gateway_stand import CLASSES, SHAPE, Stand, first, picture, pixels, zipped
+from gateway_stand import first, picture, pixels, running, zipped
 from PIL import Image
 
 
@@ -19,16 +17,8 @@ def own(tmp_path_factory):
     """Worker and gateway that know no other store than MinIO."""
     folder = tmp_path_factory.mktemp("minio")
     with minio(folder / "minio") as server:
-        stand = Stand(folder, store_url=server.url, store_credentials=server.credentials)
-        try:
-            stand.start_redis()
-            stand.apply()
-            stand.serve()
-            stand.configure()
-            stand.start_gateway()
+        with running(folder, store_url=server.url, store_credentials=server.credentials) as stand:
             yield stand
-        finally:
-            stand.close()
         assert not any(path.is_file() for path in stand.home.store.rglob("*")), "something went past the store"
 
 
@@ -54,29 +44,12 @@ def test_a_correction_is_looked_at_again_with_the_checkpoint_in_the_bucket(own):
         begun = api.post(
             "/v1/models/digits/corrections", data={"label": "class 4"}, files={"image": ("x.png", picture(n))}
         ).json()
-        job = _train(own, begun["id"], n)
+        job, data = own.begin_correction(begun["id"], n)
+        trained = own.publish(1, mode="correction", job=job, data=data)
+        own.registry.put_outcome(TrainingOutcome(job=job, manifest=trained))
         learned = api.get(f"/v1/models/digits/corrections/{begun['id']}").json()
     assert (begun["before"]["class"], learned["state"], learned["job"]) == ("class 3", "learned", job)
     assert (learned["fixed"], learned["after"]["class"]) == (True, "class 4")
-
-
-def _train(stand, request_id, n):
-    """What evaluator, operator and trainer leave in the store."""
-    image = np.frombuffer(pixels(n), np.uint8).reshape(1, 28, 28, 1)
-    shard = make_shard(image, [0], request_id=[request_id], source=["correction"])
-    digest = write_shard(stand.registry.store, stand.registry.layout, shard, "shards")
-    data = stand.registry.put_data_list(DataList(train=(digest,), corrections=(digest,)))
-    inputs = TrainingInputs(
-        namespace="default", model="digits", mode="correction", architecture="mlp", input=SHAPE, classes=CLASSES, data=data,
-        parent="sha256:" + "0" * 64,
-    )  # fmt: skip
-    job = inputs.job_hash()
-    training = {"state": "Running", "job": job, "trigger": "Correction", "started": "2026-11-21T18:00:00Z"}
-    stand.set_status(training={**training, "inputs": inputs.model_dump(mode="json")})
-    stand.registry.put_outcome(
-        TrainingOutcome(job=job, manifest=stand.publish(1, mode="correction", job=job, data=data))
-    )
-    return job
 
 
 def test_a_persons_sample_is_gone_from_the_bucket(own):

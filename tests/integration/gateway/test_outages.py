@@ -17,7 +17,7 @@ import httpx
 import pytest
 from continual_contract.functions import library_source
 from continual_contract.keys import ModelKeys
-from gateway_stand import TOKENS, Stand, first, free_port, picture, pixels, sabotage
+from gateway_stand import TOKENS, Stand, first, free_port, picture, pixels, running, sabotage
 
 KEYS = ModelKeys("default", "digits")
 GONE_SECONDS = 2.0
@@ -28,16 +28,8 @@ TRIES = 5
 @pytest.fixture(scope="module")
 def module_stand(tmp_path_factory):
     """A stand with a worker and a gateway, which the tests of this module may break, and leave well."""
-    stand = Stand(tmp_path_factory.mktemp("outages"))
-    try:
-        stand.start_redis()
-        stand.apply()
-        stand.serve()
-        stand.configure()
-        stand.start_gateway()
+    with running(tmp_path_factory.mktemp("outages")) as stand:
         yield stand
-    finally:
-        stand.close()
 
 
 @pytest.fixture
