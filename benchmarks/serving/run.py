@@ -1,6 +1,6 @@
 """Serving, measured: the real worker processes beside the seeds' loop and the bare runtime, in one run.
 
-    python benchmarks/serving/run.py                 every part, five rounds (`make bench`)
+    python benchmarks/serving/run.py                 every part, three rounds (`make bench`)
     python benchmarks/serving/run.py --quick         one round on a twentieth of the load (`make bench-quick`)
     python benchmarks/serving/run.py --only worker   one part
 
@@ -56,12 +56,12 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one round on a tenth of the load: direction, not figures")
-    parser.add_argument("--rounds", type=int, help="how often each measure is taken (5; 1 with --quick)")
+    parser.add_argument("--rounds", type=int, help="how often each measure is taken (3; 1 with --quick)")
     parser.add_argument("--scale", type=float, help="share of the full backlog (1; 0.1 with --quick)")
     parser.add_argument("--only", nargs="+", choices=list(PARTS), help="parts to run, all by default")
     parser.add_argument("--out", type=Path, default=Path("out/bench"), help="folder for the JSON and the plot")
     options = parser.parse_args()
-    options.rounds = options.rounds or (1 if options.quick else 5)
+    options.rounds = options.rounds or (1 if options.quick else 3)
     options.scale = options.scale or (0.1 if options.quick else 1.0)
     return options
 
