@@ -219,7 +219,7 @@ class Director:
                     "norm.mean": np.array(manifest.normalization.mean),
                     "norm.std": np.array(manifest.normalization.std),
                 }
-                np.savez(folder / "v1.npz", **state.weights, **scale)
+                np.savez(folder / "v1.npz", **state.weights, **scale)  # type: ignore[arg-type]  # numpy's own flag comes before the arrays
         recording = Recording(
             self.scenario, self.seed, code, tuple(self.turns), tuple(self.marks), tuple(self._served()),
             tuple(self._decision(d) for d in decisions), tuple(versions), self._answers(),

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
+from continual_cli.demo.world import Weather
 from continual_contract.ids import id_key
 
 from benchmarks.closedloop import policies
@@ -16,7 +17,7 @@ from benchmarks.closedloop.policies import Told
 from benchmarks.closedloop.recording import Decision, Recording, load, load_stream
 from benchmarks.closedloop.scenarios import Scenario
 from benchmarks.closedloop.traffic import Item
-from benchmarks.closedloop.world import Images, Labels, Weather, World, truth, weighed_accuracy
+from benchmarks.closedloop.world import Images, Labels, World, truth, weighed_accuracy
 
 WITHIN = 0.02
 """Of joint retraining: recovered."""

@@ -106,7 +106,7 @@ def seeds_policy(start: Net, labels: Told) -> list[tuple[float, Net]]:
         classes = torch.from_numpy(labels.labels[end - EVERY : end])
         net.train()
         for _ in range(EPOCHS):
-            for batch in torch.randperm(EVERY).split(BATCH):
+            for batch in torch.randperm(EVERY).split(BATCH):  # type: ignore[no-untyped-call]  # torch leaves it untyped
                 optimizer.zero_grad()
                 functional.cross_entropy(net(inputs[batch]), classes[batch]).backward()  # type: ignore[no-untyped-call]  # torch's backward
                 optimizer.step()
