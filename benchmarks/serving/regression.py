@@ -4,16 +4,19 @@
     python benchmarks/serving/regression.py --record    write the ratios of this run down as the new reference
 
 CPU seconds, Redis' included, because they move less than rates with what else the machine does, and a ratio, because machines differ. Both
-sides run in turn, and the cheapest round of each counts: neighbours only ever add.
+sides run in turn, and the cheapest round of each counts: neighbours only ever add. A ratio that looks lost is given more rounds: three on a
+shared machine scatter by a quarter, and what really became dear stays dear.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from nets import NETS, Net
@@ -25,6 +28,7 @@ LOST = 0.2
 """The share of the ratio whose loss is a regression."""
 IMAGES = {"lenet5": 12_000, "cnn3": 6_000}
 MESSAGES = 600
+MOST_ROUNDS = 12
 
 
 def main() -> int:
@@ -33,10 +37,16 @@ def main() -> int:
     parser.add_argument("--record", action="store_true", help="make this run the reference")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="continual-bench-") as folder, stand(Path(folder) / "stand") as server:
-        ratios = {name: _ratio(Context(server, options.rounds, 1.0), NETS[name]) for name in IMAGES}
+        reference: dict[str, float] = json.loads(REFERENCE.read_text())
+        bars = dict.fromkeys(IMAGES, math.inf) if options.record else {n: (1 - LOST) * reference[n] for n in IMAGES}
+        context = Context(server, 1, 1.0)
+        ratios = {
+            name: ratio_of(partial(_round, context, NETS[name]), bars[name], options.rounds, MOST_ROUNDS)
+            for name in IMAGES
+        }
     if options.record:
+        reference = ratios
         REFERENCE.write_text(json.dumps(ratios, indent=1) + "\n")
-    reference: dict[str, float] = json.loads(REFERENCE.read_text())
     for name, ratio in ratios.items():
         print(
             f"{NETS[name].title}: an image costs a {ratio:.1f}th of the seeds' message; on record {reference[name]:.1f}"
@@ -53,10 +63,21 @@ def regressions(ratios: Mapping[str, float], reference: Mapping[str, float]) -> 
     return [name for name, ratio in ratios.items() if ratio < (1 - LOST) * reference[name]]
 
 
-def _ratio(context: Context, net: Net) -> float:
-    costs = [(_seeds_cost(context.stand, net), _our_cost(context, net)) for _ in range(context.rounds)]
+def ratio_of(measure: Callable[[], tuple[float, float]], bar: float, rounds: int, most: int) -> float:
+    """The cheapest message ÷ the cheapest image over `rounds` rounds, or over up to `most` while that is below the bar."""
+    costs = [measure() for _ in range(rounds)]
+    while (ratio := _cheapest(costs)) < bar and len(costs) < most:
+        costs.append(measure())
+    return round(ratio, 2)
+
+
+def _cheapest(costs: Sequence[tuple[float, float]]) -> float:
     seeds, ours = (min(side) for side in zip(*costs, strict=True))
-    return round(seeds / ours, 2)
+    return seeds / ours
+
+
+def _round(context: Context, net: Net) -> tuple[float, float]:
+    return _seeds_cost(context.stand, net), _our_cost(context, net)
 
 
 def _our_cost(context: Context, net: Net) -> float:
