@@ -145,8 +145,9 @@ def test_only_decisions_that_were_acted_on_count() -> None:
 
 
 def test_the_demo_trains_v1_from_600_digits_only() -> None:
-    """The example's manifest is changed in three places and nowhere else."""
+    """The example's manifest is changed in four places and nowhere else."""
     spec: dict[str, Any] = {
+        "retraining": {"triggers": [{"drift": {"falseAlarmEvery": 10000}}]},
         "rollout": {"gate": {"margin": 0.03}},
         "feedback": {},
         "bootstrap": {"dataset": {"name": "digits"}},
@@ -154,3 +155,4 @@ def test_the_demo_trains_v1_from_600_digits_only() -> None:
     adapted = adapt({"spec": spec})["spec"]
     assert adapted["bootstrap"]["dataset"]["format"] == "npz"
     assert adapted["rollout"]["gate"]["margin"] == 0.03
+    assert adapted["retraining"]["triggers"] == [{"drift": {"falseAlarmEvery": 10000, "minSamples": 500}}]

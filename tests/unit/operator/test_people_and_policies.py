@@ -499,21 +499,24 @@ def test_a_correction_as_candidate_goes_through_the_rollout(stage: Stage) -> Non
 
 
 def test_drift_is_answered_once_with_samples_of_the_new_world(stage: Stage) -> None:
-    """The Job waits for a shard closed after the alarm; one alarm, one training."""
-    play = stage(minimal_model(retraining={"triggers": [{"drift": {}}], "cooldown": "0s"}))
+    """The Job waits for as many samples as asked for, of shards closed after the alarm; one alarm, one training."""
+    play = stage(minimal_model(retraining={"triggers": [{"drift": {"minSamples": 150}}], "cooldown": "0s"}))
     play.serve_first()
     play.report(shards=(shard(1),), drift_alarms=1)
     play.settle()
     assert play.status.training.trigger == "Bootstrap"
     play.pass_time(5)
-    play.report(shards=(shard(1), shard(2)), drift_alarms=4)
+    play.report(shards=(shard(1), shard(2, samples=149)), drift_alarms=4)
+    play.settle()
+    assert play.status.training.trigger == "Bootstrap"
+    play.report(shards=(shard(1), shard(2, samples=149), shard(3, samples=1)), drift_alarms=4)
     play.settle()
     assert play.status.training.trigger == "Drift"
     play.end_training()
     play.settle()
     assert play.status.canary.version == "v2"
     play.pass_time(3)
-    play.report(shards=(shard(1), shard(2)), drift_alarms=4)
+    play.report(shards=(shard(1), shard(2, samples=149), shard(3, samples=1)), drift_alarms=4)
     play.settle()
     assert play.status.training.job == play.status.record("v2").job
     assert reasons(play).count("DriftAlarm/Drift") == 1
@@ -534,7 +537,7 @@ def promote_through_a_drift(play: Rehearsal) -> None:
     assert play.status.stable.version == "v2"
 
 
-ONLY_DRIFT = {"triggers": [{"drift": {}}], "cooldown": "0s"}
+ONLY_DRIFT = {"triggers": [{"drift": {"minSamples": 100}}], "cooldown": "0s"}
 
 
 def test_an_alarm_outlives_the_promotion_of_a_version_that_knew_nothing_of_it(stage: Stage) -> None:
