@@ -43,6 +43,8 @@ ALIASES = ("stable", "oldstable", "testing")
 """What a suite may be called in the sources besides its name."""
 BASE_RECIPE = "3"
 """Counts up when `make_base` changes what it leaves in the image."""
+IMPORT_TRIES = 2
+"""containerd collects what an image of the same name leaves behind, and may take a layer that the import counts on."""
 GIGABYTES_FREE = {"trainer": 12, "inference-gpu": 10}
 LIMITS_MB = {"operator": 200, "inference": 350}
 """What an image may weigh above its base image (docs/guides/install.md)."""
@@ -273,15 +275,24 @@ def import_image(image: str, tag: str, address: str) -> None:
     marker = f"continual.dev/image-id={wanted[:40]}"
     if name in run(*ctr, "list", "--quiet", f'labels."{marker.replace("=", chr(34) + "==", 1)}').split():
         return
+    for _ in range(IMPORT_TRIES):
+        code = _pipe_image(ctr, wanted, name)
+        if code == 0:
+            break
+    else:
+        raise ImageError(f"`ctr images import` of {name} failed with {code}; its output is above")
+    run(*ctr, "label", name, marker)
+
+
+def _pipe_image(ctr: list[str], wanted: str, name: str) -> int:
+    """One import, without the layers that are there now; ctr's exit code."""
     store = layers.Store(Path(json.loads(run("buildah", "info"))["store"]["GraphRoot"]))
     present = set(run(*ctr[:-1], "content", "list", "--quiet").split())
-    with subprocess.Popen([*ctr, "import", "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as importing:
+    importing = subprocess.Popen([*ctr, "import", "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    with contextlib.suppress(BrokenPipeError), importing:
         assert importing.stdin is not None
         layers.write_archive(store, wanted, name, present, importing.stdin)
-        importing.stdin.close()
-    if importing.returncode:
-        raise ImageError(f"`ctr images import` of {name} failed with {importing.returncode}; its output is above")
-    run(*ctr, "label", name, marker)
+    return importing.returncode
 
 
 def parse(words: list[str]) -> argparse.Namespace:
