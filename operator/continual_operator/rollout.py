@@ -434,7 +434,10 @@ def _become_stable(draft: Draft, canary: Canary) -> Draft:
     )
     retrained = draft.status.retrained.model_copy(update={"failures": 0})
     through = record.trained_through if record else draft.status.trained_through
-    draft = draft.to(stable=stable, canary=None, trained_through=through, retrained=retrained)
+    waiting = draft.status.waiting
+    if waiting is not None and waiting.version == canary.version:
+        waiting = None  # pinned while it waited: left in the queue it would start again after its own rollback
+    draft = draft.to(stable=stable, canary=None, waiting=waiting, trained_through=through, retrained=retrained)
     return _served(draft, canary.version)
 
 

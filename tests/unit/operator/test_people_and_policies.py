@@ -773,3 +773,21 @@ def test_a_restart_late_in_a_long_gate_costs_no_candidate(stage: Stage) -> None:
         play.look()
         assert play.status.record(unproven).phase == phase, minutes
     assert reasons(play)[-1] == "Rollback/CanaryNotReady"
+
+
+def test_a_version_pinned_while_it_waited_does_not_start_again_after_its_rollback(stage: Stage) -> None:
+    """Found by the state machine: v2 served by its pin and still stood in the queue, so that its rollback made it a canary at once."""
+    play = stage(minimal_model(rollout={"pinnedVersion": "v2"}))
+    play.serve_first()
+    play.report(shards=(shard(1),))
+    play.annotate(labels.RETRAIN, "1")
+    play.settle()
+    play.end_training()
+    play.settle()
+    assert play.status.stable.version == "v2"
+    assert play.status.waiting is None
+    play.annotate(labels.ROLLBACK, "1")
+    play.change_spec(rollout={"pinnedVersion": None})
+    play.settle()
+    assert (play.status.stable.version, play.status.canary) == ("v1", None)
+    assert play.status.record("v2").digest in play.status.quarantine
