@@ -522,14 +522,19 @@ def test_drift_is_answered_once_with_samples_of_the_new_world(stage: Stage) -> N
     assert reasons(play).count("DriftAlarm/Drift") == 1
 
 
-def promote_through_a_drift(play: Rehearsal) -> None:
-    """v2, trained in the calm, is judged when v1 raises its alarm, and is promoted all the same."""
+def retrain_by_hand(play: Rehearsal) -> None:
+    """v1 serves, v2 is trained on one shard because somebody asked."""
     play.serve_first()
     play.report(shards=(shard(1),))
     play.annotate(labels.RETRAIN, "1")
     play.settle()
     play.end_training()
     play.settle()
+
+
+def promote_through_a_drift(play: Rehearsal) -> None:
+    """v2, trained in the calm, is judged when v1 raises its alarm, and is promoted all the same."""
+    retrain_by_hand(play)
     for _ in range(3):
         play.pass_time(12)
         play.report(pairs=200, held=6.0, shards=(shard(1),), drift_alarms=2)
@@ -778,12 +783,7 @@ def test_a_restart_late_in_a_long_gate_costs_no_candidate(stage: Stage) -> None:
 def test_a_version_pinned_while_it_waited_does_not_start_again_after_its_rollback(stage: Stage) -> None:
     """Found by the state machine: v2 served by its pin and still stood in the queue, so that its rollback made it a canary at once."""
     play = stage(minimal_model(rollout={"pinnedVersion": "v2"}))
-    play.serve_first()
-    play.report(shards=(shard(1),))
-    play.annotate(labels.RETRAIN, "1")
-    play.settle()
-    play.end_training()
-    play.settle()
+    retrain_by_hand(play)
     assert play.status.stable.version == "v2"
     assert play.status.waiting is None
     play.annotate(labels.ROLLBACK, "1")
