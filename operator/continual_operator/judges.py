@@ -374,7 +374,9 @@ def _offline_change(facts: OfflineFacts) -> Verdict | None:
     scores, gate = facts.scores, facts.gate
     if scores.samples == 0 or scores.parent_accuracy is None:
         return Verdict("Reject", reasons.NO_HOLDOUT, "no held-out sample answered by parent and candidate")
-    drop = scores.parent_accuracy - scores.accuracy
+    drop, flips = scores.parent_accuracy - scores.accuracy, scores.negative_flips
+    if flips is not None and not math.isfinite(flips):
+        return Verdict("Reject", reasons.NEGATIVE_FLIPS, "the share of negative flips is not finite")
     if not drop <= gate.max_drop and _is_no_accident(drop, scores):
         return Verdict(
             "Reject", reasons.ACCURACY_DROPPED_OFFLINE, f"accuracy drops by {drop:.3f}, limit {gate.max_drop:g}"
@@ -386,7 +388,6 @@ def _offline_change(facts: OfflineFacts) -> Verdict | None:
             reasons.CLASS_DROPPED_OFFLINE,
             f"class {worst[0]!r} drops by {worst[1]:.3f}, limit {gate.max_class_drop:g}",
         )
-    flips = scores.negative_flips
     if (
         flips is not None
         and not flips <= gate.max_negative_flips
@@ -409,8 +410,8 @@ def _is_no_accident(drop: float, scores: HoldoutScores) -> bool:
 
 
 def _are_too_many(flips: float, samples: int, limit: float) -> bool:
-    """More than a candidate at the very limit would show. Not a number convicts."""
-    return not math.isfinite(flips) or binomial_tail(flips * samples, samples, limit) <= OFFLINE_ALPHA
+    """More than a candidate at the very limit would show."""
+    return binomial_tail(flips * samples, samples, limit) <= OFFLINE_ALPHA
 
 
 def _worst_class(scores: HoldoutScores, limit: float) -> tuple[str, float] | None:
@@ -422,12 +423,15 @@ def _worst_class(scores: HoldoutScores, limit: float) -> tuple[str, float] | Non
     drops = {name: scores.parent_per_class[name] - scores.per_class[name] for name in names}
     sizes = {name: scores.per_class_samples.get(name, 0) for name in names}
     lost = {name: max(0.0, drops[name] * sizes[name]) for name in names}
-    total = max((scores.negative_flips or 0.0) * scores.samples, math.fsum(lost.values()))
+    total = min(max((scores.negative_flips or 0.0) * scores.samples, math.fsum(lost.values())), scores.samples)
     forgotten = [
         (name, drops[name])
         for name in names
         if drops[name] > limit
-        and binomial_tail(lost[name], total, sizes[name] / scores.samples) <= OFFLINE_ALPHA / len(names)
+        and (
+            not math.isfinite(drops[name])
+            or binomial_tail(lost[name], total, sizes[name] / scores.samples) <= OFFLINE_ALPHA / len(names)
+        )
     ]
     return max(forgotten, key=lambda item: item[1], default=None)
 

@@ -330,6 +330,7 @@ OFFLINE: list[tuple[str, OfflineFacts, str, str]] = [
     ("ten may not", offline({"samples": 100, "negative_flips": 0.1}), "Reject", "NegativeFlips"),
     ("many samples turned wrong are refused", offline({"negative_flips": 0.08}), "Reject", "NegativeFlips"),
     ("unknown flips are not judged", offline({"negative_flips": None}), "Pass", "OfflineGatePassed"),
+    ("flips that are no number are refused beside a class that lost", offline({"negative_flips": NAN, "per_class": {"a": 0.9, "b": 0.5}}), "Reject", "NegativeFlips"),
     ("flips that are no number are refused", offline({"negative_flips": NAN}), "Reject", "NegativeFlips"),
     ("no holdout is no pass", offline({"samples": 0}), "Reject", "NoHoldout"),
     ("no parent score is no pass", offline({"parent_accuracy": None}), "Reject", "NoHoldout"),
