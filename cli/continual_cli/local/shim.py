@@ -117,7 +117,7 @@ def wait(child: int) -> tuple[int, int, int]:
 
 
 def write(folder: str, name: str, record: dict[str, object]) -> None:
-    temporary = os.path.join(folder, f".{name}.tmp")
+    temporary = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
     with open(temporary, "w", encoding="utf-8") as file:
         json.dump(record, file)
     os.replace(temporary, os.path.join(folder, name))

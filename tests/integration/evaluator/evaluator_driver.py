@@ -149,8 +149,11 @@ class World:
         return CLASSES[(int(self.truth[request_id]) + 1) % 10]
 
     def mistaken(self, share: float, salt: str) -> Model:
-        """A version that errs on a share of requests, the same ones for the same salt."""
-        return lambda rid: self.wrong(rid) if random.Random(f"{salt}/{rid}").random() < share else self.right(rid)
+        """A version that errs on a share of requests; which ones follows from salt and number, in every run the same."""
+        numbers = {rid: number for number, rid in enumerate(self.truth)}
+        return lambda rid: (
+            self.wrong(rid) if random.Random(f"{salt}/{numbers[rid]}").random() < share else self.right(rid)
+        )
 
 
 def comparable(report: Report) -> dict[str, Any]:
