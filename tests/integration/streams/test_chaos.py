@@ -32,9 +32,9 @@ def test_every_request_is_answered_once_by_its_rightful_version(loaded_redis: An
 
 @pytest.mark.parametrize("mutation", CHAOS, ids=lambda mutation: mutation.name)
 def test_chaos_finds_the_missing_protection(redis_server: Any, mutation: Mutation) -> None:
-    """The same chaos with one protection removed breaks the ledger, on one of a few seeds: the check sees what it is there to see."""
+    """The same chaos with one protection removed breaks the ledger, nearly always on the first seed: the check sees what it is there to see."""
     found: list[str] = []
-    for seed in range(11, 15):
+    for seed in range(11, 31):
         redis_server.load_functions(mutate(*mutation.lua))
         plan = replace(ChaosPlan(seed=seed, requests=4000, change_every=0.2, drain_seconds=3), **mutation.plan)
         found = run_chaos(redis_server, plan, patch=mutation.patch)

@@ -22,7 +22,7 @@ def answers(bench: Bench) -> dict[str, bytes]:
 
 
 def wait_until_idle(bench: Bench) -> None:
-    bench.wait_for(bench.is_idle, 10, "not idle")
+    bench.wait_for(bench.is_idle, 30, "not idle")
 
 
 def test_both_versions_answer_what_the_other_owns(loaded_redis: Any) -> None:
@@ -33,7 +33,7 @@ def test_both_versions_answer_what_the_other_owns(loaded_redis: Any) -> None:
         crew.start("v1")
         crew.start("v2")
         ids = bench.produce([b"x"] * 500)
-        bench.wait_for(lambda: bench.predicted() == 500, 10)
+        bench.wait_for(lambda: bench.predicted() == 500, 30)
         wait_until_idle(bench)
     stored = answers(bench)
     assert len(stored) == 1000
@@ -56,7 +56,7 @@ def test_late_shadow_work_is_dropped_and_owned_work_is_not(loaded_redis: Any) ->
     with fleet(loaded_redis, options=replace(FAST, max_lag_seconds=0.2)) as crew:
         crew.start("v1")
         crew.start("v2")
-        bench.wait_for(lambda: bench.predicted() == 200, 10)
+        bench.wait_for(lambda: bench.predicted() == 200, 30)
         wait_until_idle(bench)
     assert not [name for name in answers(bench) if "/" in name]
     assert bench.check() == []
@@ -70,8 +70,8 @@ def test_outside_the_sample_a_request_is_answered_but_not_kept(loaded_redis: Any
         crew.start("v1")
         crew.start("v2")
         ids = bench.produce([b"x"] * 50)
-        bench.wait_for(lambda: bench.predicted() == 50, 10)
-        assert bench.drain(10)
+        bench.wait_for(lambda: bench.predicted() == 50, 30)
+        assert bench.drain(30)
     assert answers(bench) == dict.fromkeys(ids, UNSAMPLED)
     assert bench.readded == 0
 
@@ -85,8 +85,8 @@ def test_a_refused_request_is_dead_at_once_and_delays_nobody(loaded_redis: Any) 
         crew.start("v2")
         (bad,) = bench.produce([b"bad"])
         bench.produce([b"x"] * 50)
-        bench.wait_for(lambda: bench.predicted() == 50, 10)
-        assert bench.drain(10)
+        bench.wait_for(lambda: bench.predicted() == 50, 30)
+        assert bench.drain(30)
     ((_, letter),) = bench.client.xrange(KEYS.dead)
     assert (letter[b"r"].decode(), letter[b"reason"], letter[b"v"]) == (bad, b"InvalidImage", b"v1")
     assert answers(bench)[bad] == DEAD
@@ -101,19 +101,19 @@ def roll_back_a_busy_canary(server: Any, patience: float) -> tuple[Bench, bool]:
         crew.start("v1")
         (canary,) = crew.start("v2")
         bench.produce([b"slow:0.02"] * 300)
-        bench.wait_for(lambda: bench.predicted() > 20, 10)
+        bench.wait_for(lambda: bench.predicted() > 20, 30)
         canary.signal(signal.SIGSTOP)
         bench.route([("v1", 10_000)], heirs={"v2": "v1"})
         deadline = time.monotonic() + patience
         while bench.predicted() < 300 and time.monotonic() < deadline:
             time.sleep(0.05)
         canary.signal(signal.SIGCONT)
-        return bench, bench.predicted() == 300 and bench.drain(10)
+        return bench, bench.predicted() == 300 and bench.drain(30)
 
 
 def test_an_heir_finishes_what_the_dead_version_held_without_waiting_for_its_leases(loaded_redis: Any) -> None:
     """Held, delivered and undelivered requests are answered within seconds, as `heir`, and the emptied group is reaped."""
-    bench, finished = roll_back_a_busy_canary(loaded_redis, 20)
+    bench, finished = roll_back_a_busy_canary(loaded_redis, 60)
     assert finished
     assert bench.check() == []
     assert {fields[b"why"] for _, fields in bench.client.xrange(KEYS.predictions)} == {b"owner", b"heir"}
@@ -132,18 +132,18 @@ def test_a_stop_does_not_wait_for_traffic(loaded_redis: Any, busy: bool) -> None
     """SIGTERM unblocks the read: an idle worker leaves at once, a busy one after its batch; the name is gone from the group."""
     bench = Bench(loaded_redis)
     bench.route([("v1", 10_000)])
-    with fleet(loaded_redis, options=replace(FAST, block_ms=1000, batch_size=4)) as crew:
+    with fleet(loaded_redis, options=replace(FAST, block_ms=9000, batch_size=4)) as crew:
         (worker,) = crew.start("v1")
         bench.produce([b"x"])
-        bench.wait_for(lambda: bench.predicted() == 1, 5)
+        bench.wait_for(lambda: bench.predicted() == 1, 20)
         if busy:
-            bench.produce([b"slow:0.05"] * 40)
+            bench.produce([b"slow:0.05"] * 400)
         time.sleep(0.05)
         begun = time.monotonic()
         worker.signal(signal.SIGTERM)
-        assert worker.wait(5) == 0
+        assert worker.wait() == 0
         took = time.monotonic() - begun
-    assert took < (3 if busy else 0.7)
+    assert took < 4
     assert bench.client.xinfo_consumers(KEYS.requests, "v1@1") == []
     assert bench.client.xpending(KEYS.requests, "v1@1")["pending"] == 0
 
@@ -157,7 +157,7 @@ def test_the_same_key_is_answered_by_the_same_version(loaded_redis: Any) -> None
         crew.start("v2")
         for video in range(20):
             bench.produce([b"x"] * 10, key=f"video {video}".encode())
-        bench.wait_for(lambda: bench.predicted() == 200, 10)
+        bench.wait_for(lambda: bench.predicted() == 200, 30)
     seen: dict[bytes, set[bytes]] = {}
     for _, fields in bench.client.xrange(KEYS.predictions):
         seen.setdefault(bench.accepted[fields[b"r"].decode()], set()).add(fields[b"v"])
@@ -175,8 +175,8 @@ def test_a_stranger_who_writes_field_o_harms_nobody(loaded_redis: Any, original:
     with fleet(loaded_redis) as crew:
         (worker,) = crew.start("v1")
         bench.produce([b"x"] * 5)
-        bench.wait_for(lambda: bench.predicted() == 6, 10)
-        assert bench.drain(5)
+        bench.wait_for(lambda: bench.predicted() == 6, 30)
+        assert bench.drain(30)
         assert worker.is_alive()
     assert bench.readded == 0
     assert bench.check() == []
