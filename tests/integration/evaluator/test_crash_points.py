@@ -19,7 +19,8 @@ from continual_workers.evaluation.snapshot import Snapshot
 from continual_workers.evaluation.state import State
 from evaluator_driver import World, comparable, forget_everything, samples_of
 
-WINDOW = 2.0
+WINDOW = 4.0
+"""Several times what asking and labelling takes: a label that comes later counts as late."""
 
 
 class CrashError(Exception):
@@ -83,7 +84,7 @@ def evaluate(
             evaluator.step()
         except CrashError:
             evaluator = started(world, server, store, wire)
-        time.sleep(0.05)
+        time.sleep(0.02)
     wire.arm(-1, after=False)
     judged = comparable(started_and_stepped(world, server, store, wire))
     world.configure(window_seconds=WINDOW, shard_seconds=0.4)

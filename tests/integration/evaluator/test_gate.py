@@ -17,7 +17,7 @@ from continual_contract.routing import is_audited
 from continual_workers.evaluation.evidence import digest_of, parse_observation, replay
 
 LEVEL = math.log(20)
-WINDOW = 2.0
+WINDOW = 4.0
 
 
 def begin(world: Any, **changes: Any) -> str:
@@ -108,13 +108,13 @@ def test_unlabelled_requests_are_waited_for_and_lower_coverage(world: Any, evalu
 def test_corrections_and_labels_outside_the_audit_never_judge(world: Any, evaluator: Any) -> None:
     """Rule 2: only audited requests count; an audit label elsewhere is a correction."""
     begin(world, audit_percent=30.0)
-    ids = world.ask(100)
+    ids = world.ask(200)  # which of them are audited is drawn by their ids, which hold the time
     world.answer({"v1": world.right, "v2": world.wrong})
     audited = [rid for rid in ids if is_audited(rid, "audit-salt", 30.0)]
     for rid in ids:
         world.label(rid, world.right(rid), source="audit" if rid not in audited[:3] else "correction")
     pair = run(evaluator, WINDOW * 1.2)
-    assert 10 < len(audited) < 60
+    assert 10 < len(audited) < 120
     assert pair.pairs == len(audited) - 3
     assert pair.coverage_percent == pytest.approx(100 * (len(audited) - 3) / len(audited))
 
@@ -136,7 +136,7 @@ def test_a_cluster_is_one_observation(world: Any, evaluator: Any) -> None:
 def test_answers_of_an_heir_are_no_evidence(world: Any, evaluator: Any) -> None:
     """Substitutes are left out and count against coverage."""
     begin(world)
-    ids = world.ask(50)
+    ids = world.ask(200)
     world.answer({"v1": world.right})
     world.route([("v1", 10_000)], heirs={"v2": "v1"})
     world.answer({"v1": world.right})

@@ -65,7 +65,7 @@ class Worker:
     log: Path
     termination_log: Path
 
-    def wait_ready(self, seconds: float = 30) -> None:
+    def wait_ready(self, seconds: float = 90) -> None:
         deadline = time.monotonic() + seconds
         while (answer := probe(self.health)) is None or answer[0] != 200:
             assert self.process.poll() is None, self.log.read_text()
@@ -160,7 +160,7 @@ class Bench:
         state: Any = self.client.xpending(KEYS.requests, group)
         return int(state["pending"])
 
-    def wait(self, what: Callable[[], bool], seconds: float = 30) -> None:
+    def wait(self, what: Callable[[], bool], seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
         while not what():
             assert time.monotonic() < deadline, self.workers[-1].log.read_text()[-3000:]

@@ -90,11 +90,11 @@ def test_a_png_is_answered_like_its_raw_pixels(bench: Any, onnx_of: Onnx, keys: 
 
 
 @pytest.mark.parametrize("how", ["terminate", "kill9"])
-def test_a_worker_that_leaves_under_load_loses_nothing(bench: Any, onnx_of: Onnx, how: str) -> None:
+def test_a_worker_that_leaves_under_load_loses_nothing(bench: Any, onnx_of: Onnx, keys: ModelKeys, how: str) -> None:
     """SIGTERM leaves nothing pending and exits 0; after kill -9 the next worker takes over what was. Exactly one answer each.
 
     The two halves are each other's mutation check: only the graceful way must leave nothing pending, and a worker without it
-    (kill -9, tried until it hits) does leave something.
+    (kill -9) does leave something. Both are tried until they hit: a worker may be done before its signal comes.
     """
     digest = bench.publish(onnx_of(0))
     worker = bench.start(digest)
@@ -102,20 +102,20 @@ def test_a_worker_that_leaves_under_load_loses_nothing(bench: Any, onnx_of: Onnx
     bench.route([("v1", 10_000)])
     sent: list[str] = []
     for attempt in range(20):
-        before = len(bench.predictions())
+        before = bench.client.xlen(keys.predictions)
         worker.process.send_signal(signal.SIGSTOP)  # else it is done before the last request is sent
         sent += bench.send(6000, first=6000 * attempt)
         worker.process.send_signal(signal.SIGCONT)
-        bench.wait(lambda before=before: len(bench.predictions()) > before)
+        bench.wait(lambda before=before: bench.client.xlen(keys.predictions) > before)
         getattr(worker, how)()
-        if how == "terminate" or bench.pending():
+        if how == "terminate":
+            assert worker.process.returncode == 0
+            assert bench.pending() == 0
+        if bench.pending() or (how == "terminate" and not is_exactly_once(bench, sent)):
             break
         worker = bench.start(digest)
         worker.wait_ready()
-    if how == "terminate":
-        assert worker.process.returncode == 0
-        assert bench.pending() == 0
-    else:
+    if how == "kill9":
         assert bench.pending() > 0
     assert not is_exactly_once(bench, sent)
     bench.start(digest).wait_ready()
@@ -136,7 +136,7 @@ def test_a_canary_answers_its_share_and_shadows_the_rest(bench: Any, onnx_of: On
     assert is_exactly_once(bench, sent)
     by_role = Counter((p.version, p.role) for p in bench.predictions())
     assert set(by_role) == {("v1", "stable"), ("v2", "canary")}
-    assert abs(by_role["v2", "canary"] - 300) < 4 * (1000 * 0.3 * 0.7) ** 0.5
+    assert abs(by_role["v2", "canary"] - 300) < 8 * (1000 * 0.3 * 0.7) ** 0.5  # ids hold the time: each run draws anew
     shift = {"v1": 0, "v2": 1}
     position = {request_id: n for n, request_id in enumerate(sent)}
     for p in bench.predictions():
@@ -158,7 +158,7 @@ def test_a_tampered_model_is_refused_and_the_old_version_goes_on(bench: Any, onn
     onnx: Blob = bench.registry.manifest(digest).onnx
     flip_a_bit(bench.folder / "store" / bench.registry.layout.blob(onnx.digest))
     bad = bench.start(digest, "v2")
-    assert bad.process.wait(30) == IntegrityError.exit_code
+    assert bad.process.wait(90) == IntegrityError.exit_code
     assert bad.termination_log.read_text().startswith("Integrity: blob: sha256:")
     gave_up = [line for line in bad.log_lines() if line["level"] == "error"]
     assert [line["reason"] for line in gave_up] == ["Integrity"]
@@ -192,7 +192,7 @@ def test_a_worker_that_cannot_serve_says_why_once(
 ) -> None:
     """Exit code, log and termination log agree; no traceback; with two processes too."""
     worker = bench.start(checkpoint(bench, onnx_of), **env)
-    assert worker.process.wait(30) == code, worker.log.read_text()
+    assert worker.process.wait(90) == code, worker.log.read_text()
     assert worker.termination_log.read_text().startswith(says)
     assert "Traceback" not in worker.log.read_text()
 
