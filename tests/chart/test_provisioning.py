@@ -209,7 +209,8 @@ def test_minio_starts_as_the_chart_starts_it(minio_binary: Path, tmp_path: Path)
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=tmp_path)
     try:
         place = replace(bucket.place, endpoint=f"http://127.0.0.1:{port}")
-        until("it is ready", lambda: conformance_tier.is_live(place.endpoint) or process.poll() is not None)
+        root = (place.root.access_key, place.root.secret_key)
+        until("it is ready", lambda: conformance_tier.is_live(place.endpoint, *root) or process.poll() is not None)
         assert process.poll() is None, (tmp_path / "log").read_text()
         assert Provisioner(place, {}).ensure() == ["bucket continual"]
     finally:

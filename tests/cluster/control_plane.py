@@ -182,7 +182,8 @@ class ControlPlane:
 
     def requests(self, user: str) -> list[dict[str, Any]]:
         """What a service account asked for so far and was not forbidden, as the API server's audit log has it, in order."""
-        events = map(json.loads, self.log("audit").splitlines())
+        whole, _, _ = self.log("audit").rpartition("\n")  # the last line may be half there
+        events = map(json.loads, whole.splitlines())
         return [
             e for e in events if e["user"]["username"] == user and e["responseStatus"].get("code") not in {401, 403}
         ]

@@ -163,7 +163,8 @@ class OperatorProcess:
 
     def lines(self, message: str) -> list[dict[str, Any]]:
         """The log lines with this message."""
-        parsed = (json.loads(line) for line in self.log().splitlines() if line.startswith("{"))
+        whole, _, _ = self.log().rpartition("\n")  # the last line may be half there
+        parsed = (json.loads(line) for line in whole.splitlines() if line.startswith("{"))
         return [line for line in parsed if line["message"] == message]
 
     def leads(self) -> bool:

@@ -31,9 +31,9 @@ from operators import ACCOUNT, PATHS, OperatorProcess, digits, objects, operator
 from proxy import ApiProxy, Gate, Point, RedisProxy
 
 CHAPTERS = ("create", "update", "retrain", "promote", "rollback", "delete")
-QUIET_SECONDS = 0.6
+QUIET_SECONDS = 1.5
 """A chapter is over when nothing was changed for so long."""
-LOOKED_SECONDS = 2.0
+LOOKED_SECONDS = 5.0
 """What the first list and the first look of a new leader may take."""
 PATIENCE_SECONDS = 90.0
 SPEC: dict[str, Any] = {

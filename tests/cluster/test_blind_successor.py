@@ -52,7 +52,7 @@ REFERENCE = {
     ),
     "keys": [],
 }
-SETTLED_SECONDS = 0.8
+SETTLED_SECONDS = 1.5
 """Longer than the operator sleeps between two looks."""
 
 
@@ -129,14 +129,14 @@ class Story:
             self.mortal = Mortal(api, fatal, twice=twice)
             await self._start(found)
             assert self.plane.apply(self.path, digits()).ok
-            await self._settle(found)
+            await self._settle(found, ["Train"])
             self._annotate("continual.dev/cancel-training-requested-at", "1")
-            await self._settle(found)
+            await self._settle(found, ["Train", "Cancel"])
             self._annotate("continual.dev/retrain-requested-at", "1")
-            await self._settle(found)
+            await self._settle(found, ["Train", "Cancel", "Train"])
             end = self._end_state()
             assert self.plane.request("DELETE", self.path).ok
-            await self._settle(found)
+            await self._settle(found, [])
             end["keys"] = await self._keys()
             await self._kill()
         await farewells()
@@ -167,19 +167,28 @@ class Story:
         await asyncio.gather(*rest, return_exceptions=True)
         await self.redis.aclose()
 
-    async def _settle(self, found: Any) -> None:
-        """Until nothing was written for a while; a dead operator is followed by another."""
-        quiet_since, seen, deadline = time.monotonic(), -1, time.monotonic() + 30
-        while time.monotonic() - quiet_since < SETTLED_SECONDS:
-            assert time.monotonic() < deadline, "it never settles"
+    async def _settle(self, found: Any, decided: list[str]) -> None:
+        """Until this was decided and then nothing written for a while; a dead operator is followed by another."""
+        quiet_since, seen, deadline = time.monotonic(), -1, time.monotonic() + 60
+        while not self._has(decided) or time.monotonic() - quiet_since < SETTLED_SECONDS:
+            assert time.monotonic() < deadline, f"it never settles: {self._decided()} instead of {decided}"
             if self.mortal.died.is_set():
                 await self._kill()
                 self.mortal = self.mortal.reborn()
                 await self._start(found)
                 seen = -1
-            if self.mortal.writes != seen:
+            if self.mortal.writes != seen or not self._has(decided):
                 quiet_since, seen = time.monotonic(), self.mortal.writes
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.1)
+
+    def _has(self, decided: list[str]) -> bool:
+        """Whether this is what was decided first; more may follow."""
+        return self._decided()[: len(decided)] == decided
+
+    def _decided(self) -> list[str]:
+        """Actions in the status, in order; none of a model that is gone."""
+        status = self.plane.get(self.path).body.get("status")
+        return [line["action"] for line in status.get("decisions", ())] if isinstance(status, dict) else []
 
     def _annotate(self, name: str, value: str) -> None:
         assert self.plane.merge(self.path, {"metadata": {"annotations": {name: value}}}).ok

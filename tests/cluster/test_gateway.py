@@ -49,6 +49,7 @@ def account(control_plane: ControlPlane, tmp_path: Path) -> tuple[str, str, Path
     answer = control_plane.create(f"{PATHS['ServiceAccount'].format(namespace)}/{ACCOUNT}/token", request)
     assert answer.ok, answer.message
     token = answer.body["status"]["token"]
+    until("the role is in force", lambda: control_plane.get(PATHS["ContinualModel"].format(namespace), token).ok)
     file = tmp_path / "kubeconfig"
     control_plane.write_kubeconfig(file, token)
     return namespace, token, file

@@ -16,7 +16,8 @@ from continual_operator.kubernetes.lease import Lease, LeaseTimes, boot_clock
 from control_plane import ControlPlane
 from operators import PATHS, farewells
 
-TIMES = LeaseTimes(duration=3.0)
+TIMES = LeaseTimes(duration=6.0)
+"""A machine under load may stand still for a second or two."""
 
 
 @dataclass
@@ -72,7 +73,7 @@ def test_a_silent_leader_has_stopped_before_another_begins(control_plane: Contro
             first, second = candidate(api, namespace, "a"), candidate(api, namespace, "b")
             together, took = await takeover(api, namespace, first, second)
             assert together == []
-            assert TIMES.duration <= took < TIMES.duration + 4 * TIMES.retry
+            assert TIMES.duration <= took < 4 * TIMES.duration
             assert first.ends == ["not renewed in time"]
             assert second.acts()
             await second.lease.release()
@@ -113,7 +114,7 @@ def test_a_leader_that_renews_stays_and_one_that_leaves_is_followed_at_once(
             keeping.cancel()
             await first.lease.release()
             assert not first.acts()
-            assert await asyncio.wait_for(following, 4 * TIMES.retry) == token + 1
+            assert await asyncio.wait_for(following, 0.9 * TIMES.duration) == token + 1
             assert first.ends == []
             await second.lease.release()
 

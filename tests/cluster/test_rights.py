@@ -61,6 +61,7 @@ class Exercise:
     def __init__(self, plane: ControlPlane, lacking: Right | None = None) -> None:
         self.plane, self.namespace = plane, plane.new_namespace(f"rights-{secrets.token_hex(4)}")
         self.kubeconfig = operator_account(plane, self.namespace, lambda role: without(role, lacking))
+        self.patience = WATCH_SECONDS if lacking else 10 * WATCH_SECONDS
         self.path = f"{MODELS.format(namespace=self.namespace)}/digits"
 
     def granted(self) -> set[Right]:
@@ -91,7 +92,7 @@ class Exercise:
     async def _ask(self, api: Api, cluster: KubernetesCluster) -> None:
         ref, ends = ModelRef(self.namespace, "digits"), list[str]()
         lease = Lease(api, self.namespace, "continual-operator", "tests", end=ends.append)
-        await asyncio.wait_for(lease.acquire(), 2 * WATCH_SECONDS)
+        await asyncio.wait_for(lease.acquire(), 2 * self.patience)
         made = self.plane.apply(self.path, digits())
         assert made.ok, made.message
         await cluster.resync()
@@ -114,7 +115,7 @@ class Exercise:
     async def _until_watched(self) -> None:
         """All kinds are watched; given up where a watch is refused."""
         wanted = {(kind.api_version.rpartition("/")[0], kind.plural, "watch") for kind in (MODEL, *CHILDREN)}
-        deadline = asyncio.get_running_loop().time() + WATCH_SECONDS
+        deadline = asyncio.get_running_loop().time() + self.patience
         while not wanted <= set(self._audited()) and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 -- of a server
             await asyncio.sleep(0.2)
 

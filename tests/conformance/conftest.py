@@ -10,20 +10,21 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import urllib3
+from minio import Minio
+from minio.error import MinioException
 
 ROOT = Path(__file__).resolve().parents[2]
 ACCESS, SECRET = "continual-test", "continual-test-secret"
 
 
 @dataclass(frozen=True, slots=True)
-class Minio:
+class MinioServer:
     endpoint: str
     credentials_file: Path
     process: subprocess.Popen[bytes]
@@ -44,7 +45,7 @@ def minio_binary() -> Path:
 
 
 @pytest.fixture(scope="session")
-def minio_server(minio_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Minio]:
+def minio_server(minio_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MinioServer]:
     folder = tmp_path_factory.mktemp("minio")
     credentials = folder / "credentials.json"
     credentials.write_text(json.dumps({"access_key": ACCESS, "secret_key": SECRET}))
@@ -54,7 +55,7 @@ def minio_server(minio_binary: Path, tmp_path_factory: pytest.TempPathFactory) -
     server.process.wait()
 
 
-def start_minio(binary: Path, folder: Path, credentials: Path) -> Minio:
+def start_minio(binary: Path, folder: Path, credentials: Path) -> MinioServer:
     port = free_port()
     environment = {
         "PATH": os.environ["PATH"],
@@ -77,15 +78,20 @@ def start_minio(binary: Path, folder: Path, credentials: Path) -> Minio:
             process.kill()
             pytest.fail(f"MinIO did not start: {(folder / 'log').read_text()}", pytrace=False)
         time.sleep(0.1)
-    return Minio(endpoint, credentials, process)
+    return MinioServer(endpoint, credentials, process)
 
 
-def is_live(endpoint: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{endpoint}/minio/health/ready", timeout=1) as answer:
-            return bool(answer.status == 200)
-    except (OSError, urllib.error.URLError):
-        return False
+def is_live(endpoint: str, access: str = ACCESS, secret: str = SECRET) -> bool:
+    """Whether it serves its owner: it calls itself ready earlier, and answers 503 until it knows its users."""
+    with urllib3.PoolManager(timeout=5, retries=False) as pool:
+        root = Minio(
+            endpoint.removeprefix("http://"), access_key=access, secret_key=secret, secure=False, http_client=pool
+        )
+        try:
+            root.list_buckets()
+        except (MinioException, urllib3.exceptions.HTTPError, OSError):
+            return False
+    return True
 
 
 def die_with_parent() -> None:

@@ -7,14 +7,13 @@ import os
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from continual_clients.objectstore import S3Store
+from continual_contract.errors import StoreUnavailableError
 from gateway_stand import die_with_parent, free_port
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -48,8 +47,7 @@ def minio(folder: Path) -> Iterator[Minio]:
             preexec_fn=die_with_parent,  # noqa: PLW1509 -- one prctl, no Python locks
         )  # fmt: skip
     try:
-        _await(process, f"http://127.0.0.1:{port}", folder)
-        S3Store(f"http://127.0.0.1:{port}", BUCKET, ACCESS, SECRET).ensure_bucket()
+        _await_bucket(process, f"http://127.0.0.1:{port}", folder)
         credentials = folder / "credentials.json"
         credentials.write_text(json.dumps({"access_key": ACCESS, "secret_key": SECRET}))
         yield Minio(f"s3://{BUCKET}?endpoint=http://127.0.0.1:{port}", credentials)
@@ -58,15 +56,13 @@ def minio(folder: Path) -> Iterator[Minio]:
         process.wait()
 
 
-def _await(process: subprocess.Popen[bytes], endpoint: str, folder: Path) -> None:
+def _await_bucket(process: subprocess.Popen[bytes], endpoint: str, folder: Path) -> None:
+    """By making it: MinIO calls itself ready earlier, and answers 503 until it knows its users."""
     deadline = time.monotonic() + START_SECONDS
     while True:
         assert process.poll() is None, (folder / "log").read_text()
         assert time.monotonic() < deadline, (folder / "log").read_text()
-        with (
-            suppress(OSError, urllib.error.URLError),
-            urllib.request.urlopen(f"{endpoint}/minio/health/ready", timeout=1) as answer,
-        ):
-            if answer.status == 200:
-                return
+        with suppress(StoreUnavailableError):
+            S3Store(endpoint, BUCKET, ACCESS, SECRET).ensure_bucket()
+            return
         time.sleep(0.1)
