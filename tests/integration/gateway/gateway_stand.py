@@ -243,7 +243,7 @@ class Stand:
                 preexec_fn=die_with_parent,  # noqa: PLW1509 -- one prctl, no Python locks
             )  # fmt: skip
         self.workers.append(worker)
-        self.wait(lambda: (found := probe(env[settings.HEALTH_ADDRESS])) is not None and found[0] == 200, 60)
+        self.wait(lambda: (found := probe(env[settings.HEALTH_ADDRESS])) is not None and found[0] == 200, 120)
 
     def route(self, shares: list[tuple[str, int]]) -> None:
         call = route_call(KEYS, self.gen, 1, "uid", shares)
@@ -294,7 +294,7 @@ class Stand:
                 preexec_fn=die_with_parent,  # noqa: PLW1509 -- one prctl, no Python locks
             )  # fmt: skip
         try:
-            self.wait(lambda: self._gateway_answers(process, port), 60)
+            self.wait(lambda: self._gateway_answers(process, port), 120)
         except AssertionError:
             process.kill()
             raise

@@ -7,7 +7,6 @@ seconds; the story with a real trainer and operator is told by the browser tests
 from __future__ import annotations
 
 import json
-import threading
 
 import pytest
 from continual_contract.artifacts import TrainingFailure, TrainingOutcome
@@ -159,11 +158,12 @@ def test_events_follow_a_correction_to_its_end(own):
         request_id = teach(api, n, "class 1").json()["id"]
         job = own.begin_correction(request_id, n)[0]
         outcome = TrainingOutcome(job=job, manifest=own.publish(1, mode="correction", job=job))
-        threading.Timer(1.0, own.registry.put_outcome, [outcome]).start()
+        said = []
         with api.stream("GET", f"/v1/models/digits/corrections/{request_id}/events") as stream:
-            said = [
-                json.loads(line.removeprefix("data: ")) for line in stream.iter_lines() if line.startswith("data: ")
-            ]
+            for line in stream.iter_lines():
+                if line.startswith("data: "):
+                    said.append(json.loads(line.removeprefix("data: ")))
+                    own.registry.put_outcome(outcome)
     assert said[0]["state"] == "training"
     assert (said[-1]["state"], said[-1]["after"]["class"]) == ("learned", "class 1")
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from gateway_stand import free_port
 
 
 class Receiver:
@@ -17,13 +18,15 @@ class Receiver:
         self.events: list[dict] = []
         self.refuse = 0
         self.calls = 0
+        lock = threading.Lock()
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                receiver.calls += 1
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                refused, receiver.refuse = receiver.refuse > 0, max(0, receiver.refuse - 1)
+                with lock:
+                    receiver.calls += 1
+                    refused, receiver.refuse = receiver.refuse > 0, max(0, receiver.refuse - 1)
                 if not refused:
                     receiver.events.append(body | {"media": self.headers["content-type"]})
                 self.send_response(503 if refused else 204)
@@ -71,9 +74,8 @@ def test_what_happens_is_told_once_and_tried_again(fresh_stand, receiver):
     stand.set_status(decisions=[decision(1, "Promote")])
     env = {"CONTINUAL_GATEWAY_WEBHOOK_URL": receiver.url, "CONTINUAL_INSTALLATION": "shop"}
     stand.start_gateway(**env)
-    stand.wait(lambda: stand.client.hlen("ctm:{default/digits}:notices") == 1)
-    one, port = stand.gateway, stand.port
-    stand.port = port + 1 if port < 60_000 else port - 1
+    stand.wait(lambda: stand.client.hlen("ctm:{default/digits}:notices") == 1, 60)
+    one, stand.port = stand.gateway, free_port()
     try:
         stand.start_gateway(**env)
         receiver.refuse = 2
@@ -85,7 +87,7 @@ def test_what_happens_is_told_once_and_tried_again(fresh_stand, receiver):
                 "evidence": {"reason": "AwaitingApproval", "message": "gate passed"},
             },
         )
-        stand.wait(lambda: len(receiver.events) == 2, 30)
+        stand.wait(lambda: len(receiver.events) == 2, 60)
     finally:
         one.kill()
         one.wait()
