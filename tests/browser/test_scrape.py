@@ -7,6 +7,7 @@ import json
 import re
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -42,7 +43,11 @@ def scraped(connection: http.client.HTTPConnection) -> str:
 @pytest.fixture
 def told(world: Any, door: Any, traffic: None) -> dict[str, set[str]]:
     """Metric → labels, of every process of the home."""
-    texts = [scraped(UnixConnection(str(path))) for path in world.home.socket("x").parent.iterdir() if path.is_socket()]
+    texts = []
+    for path in world.home.socket("x").parent.iterdir():
+        if path.is_socket():
+            with suppress(ConnectionRefusedError, FileNotFoundError):  # of a process that is gone
+                texts.append(scraped(UnixConnection(str(path))))
     texts.append(scraped(http.client.HTTPConnection(urlsplit(door.url).netloc, timeout=10)))
     found: dict[str, set[str]] = {}
     for name, labels in TOLD.findall("\n".join(texts)):

@@ -57,7 +57,7 @@ def test_seed_b_a_folder_becomes_samples_a_training_and_a_version_that_its_gate_
     with photos.producing(str(evening), RATE, *AUDIT):
         candidate = watch_promotion(page, before)
     assert photos.stable() == candidate != before
-    photos.wait("the notice", lambda: told(door, "promotion", candidate), 20)
+    photos.wait("the notice", lambda: told(door, "promotion", candidate), 60)
     page.goto("/models/regions/try")
     page.set_input_files("#image", picture.upload("again.png"))
     expect(page.locator("#said")).to_have_text(picture.region)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -196,4 +196,5 @@ def _end(world: World) -> None:
     left = subprocess.run(["pgrep", "-f", str(world.home.root)], capture_output=True, text=True, check=False)
     for pid in left.stdout.split():
         if int(pid) != os.getpid():
-            os.kill(int(pid), signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)

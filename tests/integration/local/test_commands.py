@@ -27,7 +27,7 @@ class Terminal:
     def run(self, *words: str, code: int = 0, **env: str) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "continual_cli", "local", *words],
-            env=self.env | env, capture_output=True, text=True, timeout=90, check=False,
+            env=self.env | env, capture_output=True, text=True, timeout=180, check=False,
         )  # fmt: skip
         assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout + done.stderr
@@ -59,7 +59,7 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
 
 def test_the_life_of_a_home(terminal: Terminal) -> None:
     """Up in the background, looked at, killed with -9, taken over, ended, ended again."""
-    said = terminal.run("up", "--detach", "--timeout", "60")
+    said = terminal.run("up", "--detach", "--timeout", "120")
     assert "continual is up" in said
     assert "next:" in said
     before = terminal.processes()
@@ -69,9 +69,10 @@ def test_the_life_of_a_home(terminal: Terminal) -> None:
     assert "name one of" in terminal.run("logs", "nothing", code=3)
 
     os.kill(before["local up"], signal.SIGKILL)
-    time.sleep(0.2)
-    assert "`local up` is not running" in terminal.run("status")
-    terminal.run("up", "--detach", "--timeout", "60")
+    deadline = time.monotonic() + 30
+    while "`local up` is not running" not in (said := terminal.run("status")):
+        assert time.monotonic() < deadline, said
+    terminal.run("up", "--detach", "--timeout", "120")
     after = terminal.processes()
     assert after["redis-server"] == before["redis-server"]
     assert after["local up"] != before["local up"]
@@ -82,14 +83,14 @@ def test_the_life_of_a_home(terminal: Terminal) -> None:
 
 
 def test_down_ends_what_a_dead_up_has_left(terminal: Terminal) -> None:
-    terminal.run("up", "--detach", "--timeout", "60")
+    terminal.run("up", "--detach", "--timeout", "120")
     os.kill(terminal.processes()["local up"], signal.SIGKILL)
     assert terminal.run("down").strip() == "stopped"
     assert terminal.living() == []
 
 
 def test_the_line_for_redis_cli_works_when_pasted_and_shows_no_password(terminal: Terminal) -> None:
-    terminal.run("up", "--detach", "--timeout", "60")
+    terminal.run("up", "--detach", "--timeout", "120")
     line = next(line for line in terminal.run("status").splitlines() if line.startswith("redis  REDISCLI"))
     command = line.removeprefix("redis  ")
     done = subprocess.run(["bash", "-c", f"{command} PING"], capture_output=True, text=True, timeout=20, check=True)
@@ -107,7 +108,7 @@ def test_sigterm_ends_everything_in_order(terminal: Terminal) -> None:
         if " ready " in line:
             break
     process.send_signal(signal.SIGTERM)
-    rest = process.communicate(timeout=30)[0]
+    rest = process.communicate(timeout=60)[0]
     assert process.returncode == 0
     assert "stopped" in rest
     assert terminal.living() == []
@@ -149,7 +150,7 @@ def test_no_redis_server_is_one_sentence_with_a_remedy(terminal: Terminal, tmp_p
 
 def test_an_external_redis_is_used_and_left_alone(terminal: Terminal, redis_server) -> None:
     """Its password, had it one, would lie in a file; `down` does not touch it."""
-    terminal.run("up", "--detach", "--timeout", "60", "--redis-url", redis_server.url)
+    terminal.run("up", "--detach", "--timeout", "120", "--redis-url", redis_server.url)
     assert "redis-server" not in terminal.processes()
     assert redis_server.client().execute_command("FUNCTION", "LIST")
     terminal.run("down")

@@ -35,7 +35,7 @@ def deployment(switch: Path) -> dict[str, Any]:
         "name": "main",
         "command": [sys.executable, "-c", WORKER, str(switch)],
         "readinessProbe": {"httpGet": {"path": "/readyz", "port": 1}},
-        "livenessProbe": {"httpGet": {"path": "/healthz", "port": 1}, "periodSeconds": 0.5, "failureThreshold": 2},
+        "livenessProbe": {"httpGet": {"path": "/healthz", "port": 1}, "periodSeconds": 0.5, "failureThreshold": 6},
     }
     template = {"metadata": {"labels": LABELS}, "spec": {"containers": [container], "terminationGracePeriodSeconds": 1}}
     return {
@@ -46,7 +46,7 @@ def deployment(switch: Path) -> dict[str, Any]:
     }
 
 
-async def eventually(claim: Callable[[], Any], seconds: float = 25.0) -> None:
+async def eventually(claim: Callable[[], Any], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not await claim():
         assert time.monotonic() < deadline, f"not in {seconds} s"

@@ -43,25 +43,37 @@ async def killed_while_writing(server: RedisServer, kills: int = 2) -> tuple[set
     client = connect_url(server.url, password_file=server.password_file)
     acknowledged: set[bytes] = set()
 
-    async def write(seconds: float) -> None:
-        end = asyncio.get_running_loop().time() + seconds
-        while asyncio.get_running_loop().time() < end:
+    async def write(over: asyncio.Event) -> None:
+        while not over.is_set():
             try:
                 acknowledged.add(await asyncio.to_thread(client.xadd, "s", {"a": "b"}))
             except (redis.ConnectionError, redis.TimeoutError):
                 await asyncio.sleep(0.05)
 
     for _ in range(kills):
-        writing = asyncio.create_task(write(2.0))
-        await asyncio.sleep(0.7)
+        over = asyncio.Event()
+        writing = asyncio.create_task(write(over))
+        await more(acknowledged, 60)
+        # A running fsync may hold back what `everysec` has acknowledged: from here on each write is on disk before its reply.
+        await asyncio.to_thread(client.config_set, "appendfsync", "always")
         assert server.pid
         os.kill(server.pid, signal.SIGKILL)
+        await more(acknowledged, 60)
+        over.set()
         await writing
     there = {entry for entry, _ in await asyncio.to_thread(read_back, client)}
     stop.set()
     await guard
     client.close()
     return acknowledged, there
+
+
+async def more(acknowledged: set[bytes], count: int) -> None:
+    """Until so many have come to those that are acknowledged."""
+    wanted, deadline = len(acknowledged) + count, time.monotonic() + 60
+    while len(acknowledged) < wanted:
+        assert time.monotonic() < deadline, "nothing is acknowledged any more"
+        await asyncio.sleep(0.01)
 
 
 def read_back(client: redis.Redis) -> list:

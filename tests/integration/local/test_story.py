@@ -150,6 +150,8 @@ class Town:
 
     def kill(self, part: str) -> None:
         """SIGKILL; `local up` is started again by hand, everything else must come back by itself."""
+        if part == "redis":  # a running fsync may hold back what `everysec` has acknowledged
+            self.client().config_set("appendfsync", "always")
         pid = self.pid(part)
         assert pid, f"{part} does not run\n{self.story()}"
         os.kill(pid, signal.SIGKILL)

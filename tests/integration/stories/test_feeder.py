@@ -38,8 +38,8 @@ class ForgetfulRedis(redis.Redis):
         return ForgetfulPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
 
 
-def feed(redis_server: Any, seconds: float) -> tuple[Feeder, Books, redis.Redis]:
-    """Run the feeder over forgetful connections until it has sent all it drew and labelled all it sent."""
+def feed(redis_server: Any) -> tuple[Feeder, Books, redis.Redis]:
+    """Run the feeder over forgetful connections for two hundred requests and ten retries, until it has sent all it drew and labelled it."""
     client = redis_server.client()
     ensure_functions(client)
     digits, books = load_digits(), Books()
@@ -47,10 +47,12 @@ def feed(redis_server: Any, seconds: float) -> tuple[Feeder, Books, redis.Redis]
     producer = Feeder(connect, KEYS, digits, deal(len(digits.labels), 0), books, seed=0)
     producer.scene = Scene(labelled_rate=100, score_only_rate=100, labeler=Labeler("night", "truth", off_by=3))
     producer.start()
-    time.sleep(seconds)
+    deadline = time.monotonic() + 60
+    while (len(books.sent) <= 200 or producer.retries <= 10) and time.monotonic() < deadline:
+        time.sleep(0.02)
     producer.finish()
     labelled = [request for request in books.sent.copy().values() if not request.score_only]
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while len({label.request_id for label in producer.labels}) < len(labelled) and time.monotonic() < deadline:
         time.sleep(0.05)
         labelled = [request for request in books.sent.copy().values() if not request.score_only]
@@ -66,7 +68,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_lost_reply_sends_nothing_twice(redis_server: Any) -> None:
     """Every request that was drawn lies in the stream exactly once and is booked; only score-only requests stay unlabelled."""
-    producer, books, client = feed(redis_server, 1.5)
+    producer, books, client = feed(redis_server)
     in_stream = [entry_id.decode() for entry_id, _ in client.xrange(KEYS.requests)]
     assert producer.retries > 3
     assert sorted(in_stream) == sorted(books.sent)
@@ -83,5 +85,5 @@ def test_mutation_without_a_caller_key_the_stream_holds_more_than_was_booked(
     monkeypatch.setattr(
         module, "enqueue_call", lambda keys, fields, _key, limit, ttl: enqueue_call(keys, fields, None, limit, ttl)
     )
-    _, books, client = feed(redis_server, 1.5)
+    _, books, client = feed(redis_server)
     assert client.xlen(KEYS.requests) > len(books.sent)
