@@ -71,7 +71,7 @@ def gateway_settings() -> GatewaySettings:
     return GatewaySettings(
         host="127.0.0.1", port=0, redis_url="redis://127.0.0.1:1/0", redis_username="", redis_password_file=None, store_url="",
         store_credentials_file=None, tokens=(*people, Token("anna@example.org", Role.LABELER)), session_key=b"k" * 32,
-        limits=Limits(body_bytes=100_000, body_seconds=0.3),
+        limits=Limits(body_bytes=100_000, body_seconds=1.0),
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from types import SimpleNamespace
 
 import pytest
@@ -56,12 +57,10 @@ def talk(*requests):
         said = b""
         for request in requests:
             writer.write(request)
-            try:
-                async with asyncio.timeout(0.3):
-                    while chunk := await reader.read(65536):
-                        said += chunk
-            except TimeoutError:
-                pass
+            patience = 10.0
+            with contextlib.suppress(TimeoutError):
+                while chunk := await asyncio.wait_for(reader.read(65536), patience):
+                    said, patience = said + chunk, 0.3
         writer.close()
         server.should_exit = True
         await serving

@@ -22,7 +22,7 @@ def named(name: str, uid: str, **parts: Any) -> dict[str, Any]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 -- what is waited for happens in another task's data
             await asyncio.sleep(0.02)
 
@@ -43,7 +43,7 @@ def test_the_operator_finds_its_models_and_ends_when_told(stage: Stage) -> None:
         play.cluster.changed.put_nowait(ModelRef("default", "later"))
         await until(lambda: job_of(play, "later"))
         stop.set()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await running
 
     play.wait_for(scene())
