@@ -26,6 +26,8 @@ SHARD_FIELDS = ("image", "label", "request_id", "event_time", "source", "k", "la
 request_id, source, k, labeler, metadata fixed-width unicode [n]. Written without object arrays."""
 
 STRATEGIES = ("der++", "er", "er-ace", "gdumb", "ewc", "lwf", "fine-tune", "joint")
+WITHOUT_REPLAY = ("ewc", "lwf", "fine-tune")
+"""Strategies that see no image of the past: in a world that has drifted they lose the old one honestly."""
 
 
 class Frozen(BaseModel):
@@ -133,6 +135,15 @@ class HoldoutScores(Frozen):
     """Share of holdout samples the parent had right and the candidate has wrong."""
 
 
+class FirstScores(Frozen):
+    """The candidate on the first data set, which no label of the stream can touch; `parent_*` is the first accepted version."""
+
+    held: HoldoutScores
+    """On what was held out of it."""
+    learned: HoldoutScores
+    """On some of what the first version learned from."""
+
+
 class CheckpointManifest(Frozen):
     """What a version is: written last, after all its blobs. No timings in it: same inputs, same bytes."""
 
@@ -161,6 +172,8 @@ class CheckpointManifest(Frozen):
     seed: int = 0
     trigger: str = ""
     scores: HoldoutScores
+    first_scores: FirstScores | None = None
+    """None: a first version, or trained before there were floors."""
     train_accuracy: float = 0.0
     train_per_class: dict[str, float] = Field(default_factory=dict)
     parity_max_abs_diff: float
@@ -168,7 +181,7 @@ class CheckpointManifest(Frozen):
     finite_loss: bool = True
     correction_fixed: bool | None = None
     artifacts: dict[str, Blob] = Field(default_factory=dict)
-    """history.csv, history.json, curves.png, per_class.png, predictions.csv, …"""
+    """history.csv, history.json, curves.png, per_class.png, predictions.csv, first.npz, …"""
 
     def encode(self) -> bytes:
         return canonical_json(self.model_dump(mode="json"))

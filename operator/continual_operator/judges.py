@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
-from continual_contract.artifacts import HoldoutScores
+from continual_contract.artifacts import FirstScores, HoldoutScores
 from continual_contract.errors import UsageError
 from continual_contract.report import PairEvidence
 from cronsim import CronSim
@@ -39,6 +39,8 @@ ERRORS_THAT_COUNT = 3
 """Dead letters below which a share of them says nothing."""
 OFFLINE_ALPHA = 0.05
 """How often a candidate as good as its parent may fail a check of the offline gate by luck: a filter before live traffic, not the judge."""
+FLOOR = 0.15
+"""What a candidate may lose against the first version where nothing is declared: honest drift took 10 points of a class at most (decision 0230)."""
 LATENCY_FLOOR_US = 2000.0
 """Differences of p95 below this many microseconds per image harm nobody, whatever their ratio."""
 LATENCY_ANSWERS = 100
@@ -333,6 +335,10 @@ class OfflineFacts(Facts):
     finite_loss: bool
     parity_max_abs_diff: float
     has_parent: bool
+    first: FirstScores | None = None
+    """Beside the first accepted version; None: not measured (a first version, an older trainer)."""
+    replays: bool = True
+    """Its strategy shows it images of the past."""
 
 
 def offline_gate(facts: OfflineFacts) -> Verdict:
@@ -341,6 +347,7 @@ def offline_gate(facts: OfflineFacts) -> Verdict:
     if broken is not None:
         return broken
     failed = _offline_change(facts) if facts.has_parent else _offline_value(facts)
+    failed = failed or _below_first(facts)
     if failed is None:
         return Verdict("Pass", reasons.OFFLINE_PASSED, _offline_numbers(facts.scores))
     if facts.gate.mode == "Observe":
@@ -399,6 +406,34 @@ def _offline_change(facts: OfflineFacts) -> Verdict | None:
             f"{flips:.3f} of the holdout turned wrong, limit {gate.max_negative_flips:g}",
         )
     return None
+
+
+def _below_first(facts: OfflineFacts) -> Verdict | None:
+    """The floor (C6): labels wrong all in one way move the holdout and the live gate with them; the first data set's they cannot reach."""
+    first = facts.first
+    if first is None:
+        return None
+    declared = facts.gate.max_drop_from_first
+    limit = declared if declared is not None else FLOOR if facts.replays else 1.0
+    return _fallen(first.held, limit, "held-out") or _fallen(first.learned, limit, "training")
+
+
+def _fallen(scores: HoldoutScores, limit: float, part: str) -> Verdict | None:
+    if scores.samples == 0 or scores.parent_accuracy is None:
+        return None
+    worst, drop = _worst_class(scores, limit), scores.parent_accuracy - scores.accuracy
+    if worst is not None:
+        what, now, then = f"class {worst[0]!r}", scores.per_class[worst[0]], scores.parent_per_class[worst[0]]
+    elif not drop <= limit and _is_no_accident(drop, scores):
+        what, now, then = "overall", scores.accuracy, scores.parent_accuracy
+    else:
+        return None
+    return Verdict(
+        "Reject",
+        reasons.BELOW_FIRST,
+        f"{what}: {now:.3f} on the first data set's {part} samples, the first version {then:.3f}, limit {limit:g}; "
+        "look for wrong labels, or raise rollout.offlineGate.maxDropFromFirst if the world has changed",
+    )
 
 
 def _is_no_accident(drop: float, scores: HoldoutScores) -> bool:

@@ -22,6 +22,7 @@ BRAKES = (
     "retraining.cooldown", "retraining.timeout", "retention.versions", "rollout.mode", "rollout.pinnedVersion",
     "rollout.steps", "rollout.shadowPercent", "rollout.deadline", "rollout.onInconclusive", "rollout.offlineGate.mode",
     "rollout.offlineGate.maxDrop", "rollout.offlineGate.maxClassDrop", "rollout.offlineGate.maxNegativeFlips",
+    "rollout.offlineGate.maxDropFromFirst",
     "rollout.gate.margin", "rollout.gate.alpha", "rollout.gate.rollbackAlpha", "rollout.gate.classAlpha",
     "rollout.gate.maxLag", "rollout.gate.maxErrorRate", "rollout.gate.minLabels", "rollout.gate.minDuration",
     "rollout.gate.worstClassMargin", "rollout.gate.minCoverage", "rollout.gate.maxLatencyRatio",

@@ -327,6 +327,7 @@ class OfflineGate(SpecPart):
     max_drop: Share = 0.02
     max_class_drop: Share = 0.05
     max_negative_flips: Share = 0.05
+    max_drop_from_first: Share | None = None
 
 
 class Gate(SpecPart):

@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Any, Literal
 
 from continual_contract.artifacts import (
+    WITHOUT_REPLAY,
     Augmentation,
     CheckpointManifest,
     DataList,
@@ -130,6 +131,8 @@ def _judge(draft: Draft, training: Training, manifest: CheckpointManifest, diges
         gate=draft.spec.rollout.offline_gate, scores=manifest.scores, classes=len(manifest.classes),
         finite_loss=manifest.finite_loss, parity_max_abs_diff=manifest.parity_max_abs_diff,
         has_parent=manifest.parent is not None,
+        first=manifest.first_scores if draft.status.stable else None,
+        replays=manifest.strategy not in WITHOUT_REPLAY,
     )  # fmt: skip
     verdict = judges.offline_gate(facts)
     about: dict[str, Any] = {

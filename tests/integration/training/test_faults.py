@@ -189,7 +189,7 @@ def test_the_kill_test_convicts_a_manifest_written_first(school, tmp_path: Path)
     lab = school.lab.copy(tmp_path / "hasty")
     total = store_calls(school.lab.copy(tmp_path / "undisturbed"), inputs)
     seen = []
-    for call in range(total - 14, total - 8):
+    for call in range(total - 16, total - 10):
         if dies_at(lab, inputs, call, Hasty):
             seen += broken_versions(lab.registry)
     assert seen

@@ -25,6 +25,7 @@ from continual_workers.training.buffer import ReplayBuffer
 from continual_workers.training.datasets import from_shard, load_dataset
 from continual_workers.training.experience import Past, Recipe, bootstrap_epochs, first_task, following_task, let_go
 from continual_workers.training.export import weights_in
+from continual_workers.training.floor import FIRST, Floor, decode_floor
 from continual_workers.training.learner import Task, device_of
 from continual_workers.training.models import Arrays
 from continual_workers.training.samples import Samples, concatenate, split_held_out, without
@@ -73,6 +74,10 @@ class Prepared:
     experience: int
     corrections: Samples
     origin: Origin
+    own: Samples | None = None
+    """What the bootstrap held out; None where no floor is kept (a bootstrap, a run on a laptop)."""
+    floor: Floor | None = None
+    """As the parent hands it down; None: the parent is the first."""
 
 
 def prepare(inputs: TrainingInputs, where: Where) -> Prepared:
@@ -111,7 +116,9 @@ def _prepare_descendant(inputs: TrainingInputs, where: Where) -> Prepared:
     parent = load_parent(inputs, where)
     data = where.registry.data_list(inputs.data)
     forgotten = load_forgotten(where)
-    holdout = remembered(load_holdout(inputs, where, data, parent.manifest.bootstrap_holdout), forgotten)
+    own, later = load_holdout(inputs, where, data, parent.manifest.bootstrap_holdout)
+    own = remembered(own, forgotten)
+    holdout = concatenate([own, remembered(later, forgotten)], inputs.input, inputs.classes)
     chosen = (data.corrections or data.train) if inputs.mode == "correction" else data.train
     fresh = without(remembered(load_shards(inputs, where, chosen), forgotten), holdout)
     _require_samples(fresh, "data.train")
@@ -140,6 +147,8 @@ def _prepare_descendant(inputs: TrainingInputs, where: Where) -> Prepared:
         experience,
         fresh if is_correction else fresh.take([]),
         parent.state.origin.with_shards(chosen),
+        own,
+        inherited_floor(inputs, where, parent.manifest, forgotten),
     )
 
 
@@ -188,11 +197,28 @@ def load_shards(inputs: TrainingInputs, where: Where, digests: tuple[str, ...]) 
     return concatenate([from_shard(shard, inputs.classes) for shard in shards], inputs.input, inputs.classes)
 
 
-def load_holdout(inputs: TrainingInputs, where: Where, data: DataList, bootstrap: str | None) -> Samples:
-    """All holdout shards of the list, the bootstrap's first even if the list forgot it."""
-    digests = data.holdout if bootstrap is None or bootstrap in data.holdout else (bootstrap, *data.holdout)
-    shards = [read_shard(where.store, where.layout, digest, "holdout") for digest in digests]
-    return concatenate([from_shard(shard, inputs.classes) for shard in shards], inputs.input, inputs.classes)
+def load_holdout(
+    inputs: TrainingInputs, where: Where, data: DataList, bootstrap: str | None
+) -> tuple[Samples, Samples]:
+    """(the bootstrap's own holdout even if the list forgot it, all other holdout shards of the list)."""
+
+    def read(digests: list[str]) -> Samples:
+        shards = [read_shard(where.store, where.layout, digest, "holdout") for digest in digests]
+        return concatenate([from_shard(shard, inputs.classes) for shard in shards], inputs.input, inputs.classes)
+
+    own = [] if bootstrap is None else [bootstrap]
+    return read(own), read([digest for digest in data.holdout if digest not in own])
+
+
+def inherited_floor(
+    inputs: TrainingInputs, where: Where, parent: CheckpointManifest, forgotten: frozenset[str]
+) -> Floor | None:
+    """What a lineage hands on of its first version. An import starts a lineage: what it brings of another model's is left."""
+    blob = parent.artifacts.get(FIRST)
+    if blob is None or (parent.namespace, parent.model) != (inputs.namespace, inputs.model):
+        return None
+    floor = decode_floor(where.registry.get_blob(blob), inputs.classes)
+    return Floor(*(part.keep(lambda samples: not_among(samples, forgotten)) for part in (floor.held, floor.learned)))
 
 
 def _everything(inputs: TrainingInputs, where: Where, parent: Parent, fresh: Samples, holdout: Samples) -> Samples:
@@ -234,8 +260,12 @@ def remembered(samples: Samples, forgotten: frozenset[str]) -> Samples:
     """The samples without those that were asked to be forgotten."""
     if not forgotten:
         return samples
-    keep = [i for i, image in enumerate(samples.images) if content_hash(image.tobytes()) not in forgotten]
+    keep = not_among(samples, forgotten)
     return samples if len(keep) == len(samples) else samples.take(keep)
+
+
+def not_among(samples: Samples, forgotten: frozenset[str]) -> list[int]:
+    return [i for i, image in enumerate(samples.images) if content_hash(image.tobytes()) not in forgotten]
 
 
 def _drop_forgotten(buffer: ReplayBuffer, forgotten: frozenset[str]) -> None:

@@ -27,6 +27,7 @@ from continual_clients.registry import Registry
 from continual_contract.artifacts import (
     Blob,
     CheckpointManifest,
+    FirstScores,
     HoldoutScores,
     StoreLayout,
     TrainingFailure,
@@ -40,6 +41,7 @@ from continual_workers.training.buffer import ReplayBuffer
 from continual_workers.training.correction import correct
 from continual_workers.training.experience import importance_after, remember
 from continual_workers.training.export import check_parity, export_onnx, with_weights
+from continual_workers.training.floor import FIRST, Floor, encode_floor, lay, score_from_first
 from continual_workers.training.learner import LearnState, Row, learn, predict_logits, set_up_torch
 from continual_workers.training.prepare import EXACT, Prepared, Where, frozen_parent, prepare, recipe_of
 from continual_workers.training.runtime import OnnxClassifier
@@ -93,6 +95,9 @@ class Finished:
     buffer: ReplayBuffer
     importance: models.Arrays
     scores: HoldoutScores
+    first_scores: FirstScores | None
+    floor: Floor | None
+    """To be handed on."""
     train_recall: dict[str, float]
     train_accuracy: float
     correction_fixed: bool | None
@@ -251,6 +256,7 @@ def _scored(
 ) -> Finished:
     exact, onnx = files
     task, classifier = prepared.task, OnnxClassifier(onnx, threads)
+    floor = _floor(prepared, threads)
     buffer = remember(prepared.buffer, prepared.fresh, prepared.experience, classifier.logits)
     logits = classifier.logits(task.holdout.images)
     parent = _parent_predictions(prepared, threads)
@@ -266,6 +272,8 @@ def _scored(
         buffer=buffer,
         importance=_importance(inputs, prepared),
         scores=score(logits.argmax(axis=1), parent, task.holdout),
+        first_scores=score_from_first(floor, classifier.positions) if floor else None,
+        floor=floor,
         train_recall=recall_per_class(predicted, trained.labels, trained.classes),
         train_accuracy=share(predicted == trained.labels),
         correction_fixed=bool(fixed.all()) if inputs.mode == "correction" else None,
@@ -286,6 +294,19 @@ def _parent_predictions(prepared: Prepared, threads: int) -> Labels | None:
     logits = OnnxClassifier(prepared.parent.onnx, threads).logits(prepared.task.holdout.images)
     predicted: Labels = logits.argmax(axis=1)
     return predicted
+
+
+def _floor(prepared: Prepared, threads: int) -> Floor | None:
+    """As it was handed down; the first descendant asks its parent. Only a bootstrap's buffer holds nothing that a stream brought."""
+    parent = prepared.parent
+    if prepared.own is None or parent is None:
+        return None
+    if prepared.floor is not None:
+        return prepared.floor
+    buffer, classes = prepared.buffer, prepared.own.classes
+    learned = Samples(buffer.images, buffer.labels, classes)
+    learned = learned if parent.manifest.mode == "bootstrap" else learned.take([])
+    return lay(prepared.own, learned, OnnxClassifier(parent.onnx, threads).positions)
 
 
 def _some(samples: Samples, seed: int) -> Samples:
@@ -332,6 +353,7 @@ def publishable(
         seed=inputs.seed,
         trigger=inputs.trigger,
         scores=finished.scores,
+        first_scores=finished.first_scores,
         train_accuracy=finished.train_accuracy,
         train_per_class=finished.train_recall,
         parity_max_abs_diff=finished.parity,
@@ -351,13 +373,15 @@ def _artifacts(inputs: TrainingInputs, finished: Finished, put_blob: PutBlob) ->
 
 
 def artifact_files(inputs: TrainingInputs, finished: Finished, *, plots: bool) -> dict[str, bytes]:
-    """History, predictions and, where wanted, the two pictures, by file name. No timings in any of them."""
+    """History, predictions, the floor and, where wanted, the two pictures, by file name. No timings in any of them."""
     rows = finished.learned.rows
     files = {
         "history.csv": history_csv(rows),
         "history.json": json.dumps([asdict(row) for row in rows], indent=1).encode(),
         "predictions.csv": finished.predictions,
     }
+    if finished.floor:
+        files[FIRST] = encode_floor(finished.floor)
     if plots:
         from continual_workers.training.plots import curves_png, per_class_png  # noqa: PLC0415 -- seconds, when plotting
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from continual_workers.training.samples import Images
+from continual_workers.training.samples import Images, Labels
 
 _BATCH = 256
 
@@ -33,6 +33,11 @@ class OnnxClassifier:
             for i in range(0, len(images), _BATCH)
         ]
         return np.concatenate([np.zeros((0, self.classes), dtype=np.float32), *parts])
+
+    def positions(self, images: Images) -> Labels:
+        """The answers int64 [n] to them."""
+        answers: Labels = self.logits(images).argmax(axis=1)
+        return answers
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
