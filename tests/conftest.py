@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import itertools
 import os
 import shutil
 import signal
@@ -23,6 +25,8 @@ settings.register_profile("continual", deadline=None, suppress_health_check=[Hea
 settings.load_profile("continual")
 """How fast a shared machine makes examples is no claim of ours: the first text on a fresh clone alone takes seconds."""
 
+PORTS = itertools.cycle(itertools.chain(range(20_000 + os.getpid() % 2_000, 22_000), range(20_000, 22_000)))
+"""Below those the kernel gives away itself, and one after the other: what was said to be free is nobody's before it is used."""
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
 
@@ -33,9 +37,11 @@ def die_with_parent() -> None:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    for port in PORTS:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("every port is taken")
 
 
 class RedisServer:

@@ -31,7 +31,7 @@ from sklearn.datasets import load_digits
 sys.path.insert(0, str(Path(__file__).parent))
 
 import regions
-from worlds import World, digits_manifest, running
+from worlds import World, digits_manifest, free_port, running
 
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = [
@@ -112,7 +112,7 @@ def door(
     (folder / "tokens.json").write_text(json.dumps(people))
     (folder / "key").write_text(secrets.token_urlsafe(48))
     ends = world.state.endpoints()
-    port = _free_port()
+    port = free_port()
     environment = {
         **world.environment,
         "CONTINUAL_REDIS_URL": ends.redis_url,
@@ -134,14 +134,6 @@ def door(
     finally:
         process.terminate()
         process.wait(40)
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _answers(port: int) -> bool:

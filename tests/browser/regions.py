@@ -115,7 +115,7 @@ def manifest(key: str) -> dict[str, Any]:
             "retraining": {"strategy": "er", "triggers": [], "instantCorrections": "Promote", "cooldown": "1s", "timeout": "10m"},
             "rollout": {
                 "steps": [{"weight": 0, "hold": "3s"}, {"weight": 10, "hold": "4s"}, {"weight": 50, "hold": "4s"}],
-                "offlineGate": {"maxClassDrop": 0.5, "maxNegativeFlips": 0.2}, "gate": gate, "deadline": "5m", "probation": {"minDuration": "5s", "minLabels": 60, "deadline": "3m"},
+                "offlineGate": {"maxClassDrop": 0.5, "maxNegativeFlips": 0.2, "maxDropFromFirst": 0.5}, "gate": gate, "deadline": "5m", "probation": {"minDuration": "5s", "minLabels": 60, "deadline": "3m"},
             },
             "retention": {"requests": {"maxAge": "10m"}},
         },

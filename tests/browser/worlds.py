@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -24,6 +26,16 @@ from continual_contract.report import Report
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "digits-fast.yaml"
 BOOTSTRAP_SECONDS = 240
+PORTS = itertools.cycle(itertools.chain(range(29_000 + os.getpid() % 1_000, 30_000), range(29_000, 30_000)))
+"""Below those the kernel gives away itself, and one after the other: what was said to be free is nobody's before it is used."""
+
+
+def free_port() -> int:
+    for port in PORTS:
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("every port is taken")
 
 
 def digits_manifest() -> dict[str, Any]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import json
 import os
 import shutil
@@ -50,6 +51,8 @@ PROCESSES = ("etcd", "kube-apiserver", "kube-controller-manager")
 """Always; kube-scheduler and kwok where pods are played."""
 START_SECONDS = 120
 """Generous: where other tests use all cores, a start takes thirty seconds instead of four."""
+PORTS = itertools.cycle(itertools.chain(range(24_000 + os.getpid() % 4_000, 28_000), range(24_000, 28_000)))
+"""Below those the kernel gives away itself, and one after the other: what was said to be free is nobody's before it is used."""
 _LIBC = ctypes.CDLL(None)
 
 
@@ -89,9 +92,11 @@ def die_with_parent() -> None:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    for port in PORTS:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("every port is taken")
 
 
 @dataclass

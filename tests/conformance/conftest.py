@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import itertools
 import json
 import os
 import signal
@@ -20,6 +22,8 @@ from minio import Minio
 from minio.error import MinioException
 
 ROOT = Path(__file__).resolve().parents[2]
+PORTS = itertools.cycle(itertools.chain(range(28_000 + os.getpid() % 1_000, 29_000), range(28_000, 29_000)))
+"""Below those the kernel gives away itself, and one after the other: what was said to be free is nobody's before it is used."""
 ACCESS, SECRET = "continual-test", "continual-test-secret"
 
 
@@ -100,6 +104,8 @@ def die_with_parent() -> None:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    for port in PORTS:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("every port is taken")
