@@ -48,7 +48,7 @@ feedback: {window: 8s, auditPercent: 100, holdoutPercent: 10}
 retraining: {triggers: [{labels: 1000000}], cooldown: 1s, timeout: 3m}
 rollout:
   steps: [{weight: 0, hold: 3s}, {weight: 50, hold: 3s}]
-  offlineGate: {maxDrop: 0.3, maxClassDrop: 0.9, maxNegativeFlips: 0.3}
+  offlineGate: {maxDrop: 0.3, maxClassDrop: 0.9, maxNegativeFlips: 0.3, maxDropFromFirst: 0.9}
   gate: {margin: 0.15, worstClassMargin: 0.5, minLabels: 40, minDuration: 3s, minCoverage: 50}
   deadline: 120s
   probation: {minDuration: 4s, minLabels: 40, deadline: 60s}
