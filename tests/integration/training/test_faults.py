@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 import torch
 from continual_clients.objectstore import FileStore
 from continual_clients.registry import Registry, blobs_of
+from continual_contract import settings
 from continual_contract.artifacts import (
     Blob,
     CheckpointManifest,
@@ -43,12 +46,36 @@ def reached(lab, inputs: TrainingInputs, epoch: int) -> bool:
     return state is not None and state.epoch >= epoch
 
 
+LINGERING_COMMAND = """
+import sys, time
+from continual_clients.objectstore import FileStore
+from continual_workers.training.__main__ import main
+
+def put(self, key, data, whole=FileStore.put):
+    whole(self, key, data)
+    if key.endswith(sys.argv[1]):
+        time.sleep(0.5)
+
+FileStore.put = put
+sys.exit(main(sys.argv[2:]))
+"""
+"""Half a second after each stored epoch: else sixty of them may be over before anybody has sent a signal."""
+
+
+def lingering(lab, inputs: TrainingInputs) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, settings.STORE_URL: f"file://{lab.root}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", LINGERING_COMMAND, run.RESUME, "--inputs", inputs.model_dump_json()]
+    child = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    lab.children.append(child)
+    return child
+
+
 def test_a_killed_process_resumes_and_ends_bit_identical(school, tmp_path: Path, wait_for) -> None:
     """kill -9 of the real process in the middle; the second one continues after the last epoch; same manifest."""
     inputs = school.lab.retrain_inputs(school.parent, (school.lab.shard(school.new),), epochs=60)
     undisturbed = school.lab.copy(tmp_path / "undisturbed").train(inputs)
-    first = school.lab.start(inputs)
-    wait_for(lambda: reached(school.lab, inputs, 3), 60)
+    first = lingering(school.lab, inputs)
+    wait_for(lambda: reached(school.lab, inputs, 3), 120)
     first.send_signal(signal.SIGKILL)
     assert first.wait() == -signal.SIGKILL
     assert school.lab.registry.outcome(inputs.job_hash()) is None
@@ -62,8 +89,8 @@ def test_a_killed_process_resumes_and_ends_bit_identical(school, tmp_path: Path,
 def test_sigterm_ends_a_training_that_can_go_on(school, wait_for) -> None:
     """An eviction: exit code 143, the last epoch's state is there, no outcome."""
     inputs = school.lab.retrain_inputs(school.parent, (school.lab.shard(school.new),), epochs=60)
-    process = school.lab.start(inputs)
-    wait_for(lambda: reached(school.lab, inputs, 1), 60)
+    process = lingering(school.lab, inputs)
+    wait_for(lambda: reached(school.lab, inputs, 1), 120)
     process.terminate()
     assert process.wait() == 143
     assert school.lab.registry.outcome(inputs.job_hash()) is None
