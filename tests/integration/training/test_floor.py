@@ -9,7 +9,7 @@ from continual_contract.artifacts import CheckpointManifest
 from continual_contract.ids import content_hash
 from continual_operator.judges import OfflineFacts, offline_gate
 from continual_operator.spec import OfflineGate
-from continual_workers.training.floor import FIRST, SAMPLES, decode_floor, encode_floor, lay
+from continual_workers.training.floor import BYTES, FIRST, SAMPLES, decode_floor, encode_floor, lay
 from continual_workers.training.samples import Samples
 
 
@@ -136,3 +136,11 @@ def test_a_floor_reads_back_as_it_was_laid(count: int) -> None:
     assert encode_floor(floor) == encode_floor(floor)
     if count > SAMPLES:
         assert set(floor.held.samples.counts()) == {SAMPLES // 10}
+
+
+def test_a_floor_of_photographs_is_no_heavier_than_one_of_digits() -> None:
+    photographs = np.zeros((400, 224, 224, 3), dtype=np.uint8)
+    samples = Samples(photographs, np.arange(400) % 10, tuple("0123456789"))
+    floor = lay(samples, many(0), lambda images: np.zeros(len(images), dtype=np.int64))
+    assert set(floor.held.samples.counts()) == {22}
+    assert floor.held.samples.images.nbytes <= BYTES

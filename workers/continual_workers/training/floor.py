@@ -26,6 +26,8 @@ FIRST = "first.npz"
 """Artifact: a shard whose `source` is the part, and whose `metadata` is the class that the first version answers."""
 SAMPLES = 1000
 """Of each part, at most: shared by the classes."""
+BYTES = 32 << 20
+"""Of the images of each part, at most: 222 photographs of 224 x 224 pixels in colour."""
 HELD, LEARNED = "held", "learned"
 Ask = Callable[[Images], Labels]
 
@@ -63,7 +65,8 @@ def lay(held: Samples, learned: Samples, first: Ask) -> Floor:
 
 
 def _some_of_each(samples: Samples) -> Samples:
-    quota = max(1, SAMPLES // len(samples.classes))
+    image_bytes = samples.images.nbytes // max(1, len(samples))
+    quota = max(1, min(SAMPLES, BYTES // max(1, image_bytes)) // len(samples.classes))
     chosen = [np.flatnonzero(samples.labels == label)[:quota] for label in np.unique(samples.labels)]
     return samples.take(np.sort(np.concatenate(chosen))) if chosen else samples
 
