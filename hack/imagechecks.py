@@ -22,18 +22,23 @@ NO_TORCH = "import importlib.util as u; assert u.find_spec('torch') is None, 'to
 MINIO = """
 import subprocess, time, urllib.request, urllib.error
 server = subprocess.Popen(["minio", "server", "--address", "127.0.0.1:9000", "/tmp/data"])
-for _ in range(100):
+for _ in range(600):
     try:
         urllib.request.urlopen("http://127.0.0.1:9000/minio/health/ready", timeout=1)
         break
     except (urllib.error.URLError, ConnectionError):
         time.sleep(0.1)
 else:
-    raise SystemExit("minio was not ready within 10 s")
+    raise SystemExit("minio was not ready within a minute")
 server.terminate()
-server.wait(10)
+server.wait(60)
 """
-REDIS = "redis-server --dir /tmp --daemonize yes --appendonly yes --unixsocket /tmp/redis.sock --port 0 && redis-cli -s /tmp/redis.sock ping && redis-cli -s /tmp/redis.sock shutdown"
+REDIS = """
+redis-server --dir /tmp --daemonize yes --appendonly yes --unixsocket /tmp/redis.sock --port 0 &&
+until redis-cli -s /tmp/redis.sock ping; do sleep 0.1; done &&
+redis-cli -s /tmp/redis.sock shutdown
+"""
+"""A daemon is told of before it listens; who waits for ever is ended by the check's own limit."""
 CUDA = """
 import ctypes, glob, subprocess, sys
 library, = glob.glob(sys.prefix + "/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime_providers_cuda.so")
