@@ -178,7 +178,7 @@ def test_the_process_is_ready_once_all_is_made_and_stays_so(
         until("it is ready", lambda: (probe(environment["HEALTH_ADDRESS"]) or (0,))[0] == 200)
         (tmp_path / "root/user").unlink()
         until("a look failed", lambda: "not provisioned" in caplog.messages)
-        assert (probe(environment["HEALTH_ADDRESS"]) or (0,))[0] == 200
+        assert (probe(environment["HEALTH_ADDRESS"], timeout=20) or (0,))[0] == 200
     finally:
         stop.set()
         thread.join(20)

@@ -18,17 +18,20 @@ from test_kill import evaluator_process
 def test_it_is_ready_with_orders_only_and_leaves_on_sigterm(world: World, redis_server: Any, tmp_path: Path) -> None:
     """Alive without orders, ready once it has reported under them, metrics by version, exit code 0 on SIGTERM."""
     address = f"unix:{tmp_path / 'store'}.sock"
+
+    def ask(path: str) -> tuple[int, bytes]:
+        return probe(address, path, timeout=20) or (0, b"")
+
     with evaluator_process(world, redis_server, tmp_path / "store") as process:
-        wait_for(lambda: probe(address, "/healthz") is not None)
-        assert probe(address, "/healthz")[0] == 200
-        assert probe(address, "/readyz")[0] == 503
+        wait_for(lambda: ask("/healthz")[0] == 200)
+        assert ask("/readyz")[0] == 503
         world.configure(window_seconds=2.0)
         (rid,) = world.ask(1)
         world.answer({"v1": world.right})
         world.label(rid, world.right(rid))
-        wait_for(lambda: probe(address, "/readyz")[0] == 200)
-        wait_for(lambda: b'version="v1"} 1.0' in probe(address, "/metrics")[1])
-        assert b"continual_labels_total" in probe(address, "/metrics")[1]
+        wait_for(lambda: ask("/readyz")[0] == 200)
+        wait_for(lambda: b'version="v1"} 1.0' in ask("/metrics")[1])
+        assert b"continual_labels_total" in ask("/metrics")[1]
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
 

@@ -198,7 +198,7 @@ def test_a_worker_that_cannot_serve_says_why_once(
 
 
 def metric(health: str, name: str) -> float:
-    answer = probe(health, "/metrics")
+    answer = probe(health, "/metrics", timeout=20)
     assert answer is not None
     values = re.findall(rf"^{name}(?:\{{.*\}})? (\S+)$", answer[1].decode(), re.MULTILINE)
     return sum(map(float, values))
@@ -213,7 +213,7 @@ def test_metrics_count_per_model_version_and_role_only(bench: Any, onnx_of: Onnx
     bench.wait(lambda: len(bench.predictions()) == 300)
     bench.wait(lambda: metric(worker.health, "continual_published_total") == 300)
     assert metric(worker.health, "continual_images_total") == 300
-    answer = probe(worker.health, "/metrics")
+    answer = probe(worker.health, "/metrics", timeout=20)
     assert answer is not None
     labels = set(re.findall(r'(\w+)="', answer[1].decode()))
     assert labels <= {"model", "version", "role", "le"}
@@ -288,8 +288,8 @@ def test_a_worker_without_redis_is_alive_and_not_ready_until_it_comes(
     redis_server.stop()
     worker = bench.start(digest)
     bench.wait(lambda: "consuming" in worker.log.read_text())
-    assert probe(worker.health, "/healthz") == (200, b"alive\n")
-    assert probe(worker.health) == (503, b"not ready\n")
+    assert probe(worker.health, "/healthz", timeout=20) == (200, b"alive\n")
+    assert probe(worker.health, timeout=20) == (503, b"not ready\n")
     redis_server.start()
     worker.wait_ready()
     assert worker.terminate() == 0

@@ -35,7 +35,12 @@ def deployment(switch: Path) -> dict[str, Any]:
         "name": "main",
         "command": [sys.executable, "-c", WORKER, str(switch)],
         "readinessProbe": {"httpGet": {"path": "/readyz", "port": 1}},
-        "livenessProbe": {"httpGet": {"path": "/healthz", "port": 1}, "periodSeconds": 0.5, "failureThreshold": 6},
+        "livenessProbe": {
+            "httpGet": {"path": "/healthz", "port": 1},
+            "initialDelaySeconds": 12,
+            "periodSeconds": 0.5,
+            "failureThreshold": 4,
+        },
     }
     template = {"metadata": {"labels": LABELS}, "spec": {"containers": [container], "terminationGracePeriodSeconds": 1}}
     return {
