@@ -167,11 +167,11 @@ ENVIRONMENT = {
 def kept(command: Sequence[str], folder: Path) -> Iterator[Path]:
     """Run a server with everything it starts; all of it is gone afterwards. Yields its log."""
     log = folder / "log"
-    environment = ENVIRONMENT | {"PATH": f"{Path(command[0]).parent}:/usr/bin:/bin", "HOME": str(folder)}
+    own = {"PATH": f"{Path(command[0]).parent}:/usr/bin:/bin", "HOME": str(folder), "TMPDIR": str(folder)}
     with log.open("wb") as file:
         keeper = subprocess.Popen(
             [sys.executable, str(HERE / "keeper.py"), *command], stdin=subprocess.PIPE, stdout=file, stderr=file,
-            cwd=folder, env=environment,
+            cwd=folder, env=ENVIRONMENT | own,
         )  # fmt: skip
     try:
         yield log
