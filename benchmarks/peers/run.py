@@ -128,6 +128,8 @@ def rounds(stage: Stage, chosen: Sequence[str], out: Path, count: int, tell: Cal
     """Everybody at the best setting, in turn; each finished round is added to rounds.json."""
     swept = _read(out / "sweep.json")
     settings = [setting for who in chosen if (setting := best_of(swept, who))]
+    if not settings:
+        sys.exit(f"{out / 'sweep.json'} has no setting of {', '.join(chosen)}: run --part sweep first")
     document = _read(out / "rounds.json")
     done = document.setdefault("rounds", [])
     assert isinstance(done, list)
