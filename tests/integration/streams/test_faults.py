@@ -349,7 +349,7 @@ def signal_server(server: Any, number: int) -> None:
 
 
 def work_for_long(server: Any, seconds: int, **crew: Any) -> tuple[set[tuple[str, int]], list[str]]:
-    """One item of several times min-idle (1.5 s) beside an idle second worker; (consumer, deliveries) seen meanwhile, and the ledger."""
+    """One item of many times min-idle (1.5 s) beside an idle second worker; (consumer, deliveries) seen meanwhile, and the ledger."""
     bench = Bench(server)
     bench.route([("v1", 10_000)])
     seen: set[tuple[str, int]] = set()
@@ -369,7 +369,7 @@ def _watch(bench: Bench, seen: set[tuple[str, int]]) -> bool:
 
 def test_s5_long_work_keeps_its_lease(loaded_redis: Any) -> None:
     """The lease is renewed while the handler works: one consumer, one delivery, one answer."""
-    seen, problems = work_for_long(loaded_redis, 9)
+    seen, problems = work_for_long(loaded_redis, 15)
     assert problems == []
     assert [deliveries for _, deliveries in seen] == [1]
 
