@@ -13,13 +13,18 @@ from datetime import timedelta
 from typing import Any
 
 from continual_operator import __main__ as operator
-from continual_operator import loop, observe, reconcile, rollout
-from continual_operator.converge import converge
+from continual_operator import conditions, converge, loop, observe, reasons, reconcile, rollout
+from continual_operator.children import training_job
+from continual_operator.cluster import Manifest, ModelRef
 from continual_operator.decide import Plan, decide
+from continual_operator.deps import Deps
 from continual_operator.kubernetes import installed
+from continual_operator.kubernetes.api import MODEL
 from continual_operator.kubernetes.lease import Lease
 from continual_operator.kubernetes.pace import Pace
 from continual_operator.observation import Observation
+from continual_operator.status import Training
+from continual_operator.sweeper import roll_key
 
 
 def acting_before_recording() -> None:
@@ -27,7 +32,7 @@ def acting_before_recording() -> None:
 
     def hasty(obs: Observation, now: Any, settings: Any) -> Plan:
         plan = decide(obs, now, settings)
-        return replace(plan, actions=converge(replace(obs, status=plan.status), settings))
+        return replace(plan, actions=converge.converge(replace(obs, status=plan.status), settings))
 
     reconcile.decide = hasty  # type: ignore[attr-defined]  # what the loop calls
 
@@ -83,9 +88,48 @@ def ignoring_the_installed_crd() -> None:
     installed.missing_fields = lambda _: ()  # type: ignore[attr-defined]  # what the check calls
 
 
+def tidying_up_before_leaving() -> None:
+    """A finalizer holds a deleted model until Redis has answered."""
+    look = loop.reconcile  # type: ignore[attr-defined]  # what the loop calls
+
+    async def holding(ref: ModelRef, deps: Deps) -> timedelta | None:
+        known = await deps.cluster.get_model(ref)
+        if known is not None:
+            leaves = "deletionTimestamp" in known["metadata"]
+            if leaves:
+                await deps.redis.hlen(roll_key(deps.settings.installation))
+            held = {"metadata": {"finalizers": None if leaves else ["continual.dev/tidy"]}}
+            await deps.cluster._api.merge(MODEL, ref.namespace, ref.name, held)  # type: ignore[attr-defined]
+        return await look(ref, deps)
+
+    loop.reconcile = holding  # type: ignore[attr-defined]
+
+
+def ready_as_wished() -> None:
+    """Ready is what the spec asks for, whatever pods, Redis and store say."""
+    conditions._ready = lambda *_: ("True", reasons.ALL_GOOD, "")
+
+
+def blaming_trainings_for_evictions() -> None:
+    """A pod that its node took away is a failed try."""
+
+    def strict(*inputs: Any) -> Manifest:
+        job = training_job(*inputs)
+        del job["spec"]["podFailurePolicy"]
+        return job
+
+    converge.training_job = strict  # type: ignore[attr-defined]  # what the plan calls
+
+
+def forgetting_tries() -> None:
+    """What deleted Jobs used up is not remembered: only living children count."""
+    Training.tries_used = 0  # type: ignore[assignment,method-assign]
+
+
 ALL = (
     acting_before_recording, telling_the_time, leading_for_ever, rushing, listing_once, adopting, impatient,
-    ignoring_the_installed_crd,
+    ignoring_the_installed_crd, tidying_up_before_leaving, ready_as_wished, blaming_trainings_for_evictions,
+    forgetting_tries,
 )  # fmt: skip
 MUTATIONS = {mutation.__name__: mutation for mutation in ALL}
 

@@ -519,28 +519,43 @@ def test_without_a_pace_it_would_be_asked_more(outcome: Storm) -> None:
 # O7: deletion ---------------------------------------------------------------------------------------------------------------
 
 
-@scene
-def deleted_while_all_is_down(scenes: Scenes) -> tuple[float, float]:
-    """Redis and the store are away when the model goes; returns how long deleting took, and sweeping once they are back."""
-    story = scenes.story(CONTINUAL_STORE_URL=f"file://{scenes.folder / 'lost'}")
-    story.use_store(scenes.folder / "lost")
+def _deleted_while_all_is_down(scenes: Scenes, patience: float, mutation: str = "") -> tuple[float, float]:
+    """Redis and the store are away when the model goes; returns how long deleting took (infinite: longer than `patience`), and sweeping once
+    they are back."""
+    lost = scenes.folder / f"lost{mutation}"
+    story = scenes.story(mutation, CONTINUAL_STORE_URL=f"file://{lost}")
+    story.use_store(lost)
     with story.on_stage():
         story.create()
         story.data.hold()
-        away = scenes.folder / "lost-and-found"
-        (scenes.folder / "lost").rename(away)
-        (scenes.folder / "lost").write_text("a file where the store belongs")
+        away = lost.with_name(f"{lost.name}-and-found")
+        lost.rename(away)
+        lost.write_text("a file where the store belongs")
         began = time.monotonic()
         assert story.plane.request("DELETE", story.path).ok
-        story.wait("the model and its children are gone", lambda: not _children(story))
-        deleted = time.monotonic() - began
+        try:
+            story.wait("the model and its children are gone", lambda: not _children(story), patience=patience)
+            deleted = time.monotonic() - began
+        except AssertionError:
+            deleted = float("inf")
         assert story.left()
-        (scenes.folder / "lost").unlink()
-        away.rename(scenes.folder / "lost")
+        lost.unlink()
+        away.rename(lost)
         story.data.release()
         back = time.monotonic()
         story.wait("nothing is left", lambda: not story.left(), patience=120)
         return deleted, time.monotonic() - back
+
+
+@scene
+def deleted_while_all_is_down(scenes: Scenes) -> tuple[float, float]:
+    return _deleted_while_all_is_down(scenes, 120)
+
+
+@scene
+def deleted_while_it_waits_for_redis(scenes: Scenes) -> tuple[float, float]:
+    """Whether it is waited for long or not: as long as Redis is away, nothing goes."""
+    return _deleted_while_all_is_down(scenes, 20, "tidying_up_before_leaving")
 
 
 def _children(story: Story) -> list[Any]:
@@ -558,6 +573,13 @@ def test_deleting_ends_while_redis_and_the_store_are_down_and_nothing_is_left_wh
     """O7: no finalizer waits for anybody, and what could not be swept is swept later."""
     print(f"deleted within {outcome[0]:.0f} s, swept {outcome[1]:.0f} s after Redis and the store came back")
     assert max(outcome) <= 120
+
+
+@pytest.mark.long
+@pytest.mark.scene("deleted_while_it_waits_for_redis")
+def test_with_a_finalizer_deleting_would_wait_for_redis(outcome: tuple[float, float]) -> None:
+    """Mutation check: it ends once Redis is back, and not before."""
+    assert outcome[0] == float("inf")
 
 
 @scene
@@ -623,12 +645,12 @@ def test_a_namespace_that_refuses_the_operator_stops_neither_the_others_nor_lose
 # O8: the truth -------------------------------------------------------------------------------------------------------------
 
 
-@scene
-def workers_dead(scenes: Scenes) -> tuple[float, str]:
-    """All pods of the stable version stop being Ready: seconds until the resource says so, and its reason."""
-    story = scenes.story()
+def _workers_dead(story: Story) -> tuple[float, str]:
+    """All pods of the stable version stop being Ready: seconds until the resource says so (infinite: it has looked, and says something else),
+    and its reason."""
     with story.on_stage():
         story.create()
+        story.wait("it serves", lambda: story.condition("Serving") == "True")
         conditions = [{"type": kind, "status": "False"} for kind in ("Ready", "ContainersReady")]
         for pod in objects(story.plane, "Pod", story.namespace):
             path = f"{PATHS['Pod'].format(story.namespace)}/{pod['metadata']['name']}/status"
@@ -637,8 +659,19 @@ def workers_dead(scenes: Scenes) -> tuple[float, str]:
                 content_type="application/strategic-merge-patch+json",
             ).ok  # fmt: skip
         began = time.monotonic()
-        story.wait("it says so", lambda: story.condition("Ready") == "False")
-        return time.monotonic() - began, story.whole_condition("Ready")["reason"]
+        story.wait("it has looked", lambda: story.condition("Serving") == "False")
+        seconds, ready = time.monotonic() - began, story.whole_condition("Ready")
+        return seconds if ready["status"] == "False" else float("inf"), ready["reason"]
+
+
+@scene
+def workers_dead(scenes: Scenes) -> tuple[float, str]:
+    return _workers_dead(scenes.story())
+
+
+@scene
+def workers_dead_and_ready_as_wished(scenes: Scenes) -> tuple[float, str]:
+    return _workers_dead(scenes.story("ready_as_wished"))
 
 
 @pytest.mark.scene("workers_dead")
@@ -647,6 +680,13 @@ def test_a_model_without_workers_says_so_within_half_a_minute(outcome: tuple[flo
     print(f"Ready=False {outcome[0]:.1f} s after the last worker")
     assert outcome[0] <= 30
     assert outcome[1] == "NoReadyPods"
+
+
+@pytest.mark.long
+@pytest.mark.scene("workers_dead_and_ready_as_wished")
+def test_a_ready_that_only_repeats_the_spec_would_hide_it(outcome: tuple[float, str]) -> None:
+    """Mutation check."""
+    assert outcome == (float("inf"), "AsExpected")
 
 
 # O9: one among many --------------------------------------------------------------------------------------------------------
@@ -809,10 +849,32 @@ def evicted(scenes: Scenes) -> Training:
         return _training(story)
 
 
+def _taken_by_its_node(story: Story) -> int:
+    """A node under pressure ends the training's pod, as its kubelet tells it; returns how many failures are counted when another one runs."""
+    with story.on_stage():
+        assert story.plane.apply(story.path, digits(story.name)).ok
+        pod = story.wait("a training runs", story.trainer)
+        disrupted = {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"}
+        ended = {"phase": "Failed", "reason": "Evicted", "conditions": [disrupted]}
+        path = f"{PATHS['Pod'].format(story.namespace)}/{pod}/status"
+        kind = "application/strategic-merge-patch+json"
+        assert story.plane.request("PATCH", path, {"status": ended}, content_type=kind).ok
+        story.wait("another pod runs", lambda: story.trainer() not in {"", pod})
+        return int(_job(story)["status"].get("failed", 0))
+
+
 @scene
-def failed_and_deleted(scenes: Scenes) -> Training:
+def taken_by_its_node(scenes: Scenes) -> int:
+    return _taken_by_its_node(scenes.story())
+
+
+@scene
+def taken_by_its_node_and_blamed(scenes: Scenes) -> int:
+    return _taken_by_its_node(scenes.story("blaming_trainings_for_evictions"))
+
+
+def _failed_and_deleted(story: Story) -> Training:
     """A pod of the training fails, then somebody deletes the Job: what was spent stays spent."""
-    story = scenes.story()
     with story.on_stage():
         assert story.plane.apply(story.path, digits(story.name)).ok
         pod = story.wait("a training runs", story.trainer)
@@ -834,6 +896,16 @@ def failed_and_deleted(scenes: Scenes) -> Training:
         return ended
 
 
+@scene
+def failed_and_deleted(scenes: Scenes) -> Training:
+    return _failed_and_deleted(scenes.story())
+
+
+@scene
+def failed_deleted_and_forgotten(scenes: Scenes) -> Training:
+    return _failed_and_deleted(scenes.story("forgetting_tries"))
+
+
 def _job(story: Story) -> dict[str, Any]:
     return next(iter(objects(story.plane, "Job", story.namespace)), {})
 
@@ -849,8 +921,29 @@ def test_an_evicted_training_goes_on_and_counts_as_no_failure(outcome: Training)
     assert (outcome.jobs, outcome.failures, outcome.version) == (1, 0, "v1")
 
 
+@pytest.mark.long
+@pytest.mark.scene("taken_by_its_node")
+def test_a_training_that_its_node_takes_away_keeps_its_tries(outcome: int) -> None:
+    """O10: whatever the reason of an eviction, another pod runs and nothing is counted."""
+    assert outcome == 0
+
+
+@pytest.mark.long
+@pytest.mark.scene("taken_by_its_node_and_blamed")
+def test_without_a_policy_an_eviction_would_use_up_a_try(outcome: int) -> None:
+    """Mutation check."""
+    assert outcome == 1
+
+
 @pytest.mark.scene("failed_and_deleted")
 def test_deleting_a_job_buys_its_training_no_new_tries(outcome: Training) -> None:
     """O10: the failure budget survives its child; deleting it was a try, too."""
     assert outcome.tries_left == [2, 0]
     assert outcome.version == "v1"
+
+
+@pytest.mark.long
+@pytest.mark.scene("failed_deleted_and_forgotten")
+def test_a_budget_of_living_children_only_would_be_filled_up_by_deleting(outcome: Training) -> None:
+    """Mutation check."""
+    assert outcome.tries_left == [2, 2]

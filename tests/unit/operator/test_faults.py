@@ -10,8 +10,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import redis
 from continual_contract.errors import StoreUnavailableError
-from continual_operator import conditions, converge, labels, rollout
+from continual_operator import conditions, converge, labels, rollout, troubles
 from continual_operator import observe as observing
 from continual_operator.children import TRIES
 from continual_operator.observe import observe
@@ -245,6 +246,75 @@ def test_a_uid_that_redis_forgot_is_written_down_again(stage: Stage) -> None:
     assert play.redis.hgetall("ctm-installation:local") == {b"uid-model": b"default/digits"}
 
 
+# Within half a minute -------------------------------------------------------------------------------------------------------
+
+
+class Away:
+    """A Redis that refuses every connection."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise redis.ConnectionError("refused")
+
+
+def lose_workers(play: Rehearsal) -> None:
+    play.make_ready("v1", 0)
+
+
+def lose_redis(play: Rehearsal) -> None:
+    play.deps.redis = Away()  # type: ignore[assignment]  # of a client only that it fails
+
+
+def lose_store(play: Rehearsal) -> None:
+    def away(*_: object) -> bool:
+        raise StoreUnavailableError("timed out", field="store")
+
+    play.store.exists = away  # type: ignore[method-assign]
+
+
+LOSSES = {lose_workers: "NoReadyPods", lose_redis: "RedisUnavailable", lose_store: "StoreUnavailable"}
+TOLD_WITHIN_SECONDS = 30.0
+
+
+def ready_after_loss(play: Rehearsal, lose: Callable[[Rehearsal], None]) -> tuple[str, str]:
+    """What an idle model says half a minute after a loss that nobody told the operator of: it looks when it said it would."""
+    play.serve_first()
+    again = play.look()
+    lose(play)
+    left = TOLD_WITHIN_SECONDS
+    while again is not None and again.total_seconds() <= left:
+        play.pass_time(again.total_seconds())
+        left -= again.total_seconds()
+        again = play.look()
+    return said(play)
+
+
+@pytest.mark.parametrize(("lose", "reason"), LOSSES.items(), ids=["workers", "Redis", "store"])
+def test_what_is_gone_is_told_within_half_a_minute_though_nobody_asks(
+    stage: Stage, lose: Callable[[Rehearsal], None], reason: str
+) -> None:
+    """O8: workers, Redis and store: Ready=False with its reason."""
+    assert ready_after_loss(stage(), lose) == ("False", reason)
+
+
+@pytest.mark.parametrize("lose", LOSSES, ids=["workers", "Redis", "store"])
+def test_mutation_a_ready_by_what_was_wished_is_never_taken_back(
+    stage: Stage, lose: Callable[[Rehearsal], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutation check: Ready from spec and status alone, without a look at the world."""
+    monkeypatch.setattr(conditions, "_ready", lambda *_: ("True", "AsExpected", ""))
+    assert ready_after_loss(stage(), lose) == ("True", "AsExpected")
+
+
+@pytest.mark.parametrize("lose", LOSSES, ids=["workers", "Redis", "store"])
+def test_mutation_a_model_at_rest_that_is_not_looked_at_tells_nothing(
+    stage: Stage, lose: Callable[[Rehearsal], None]
+) -> None:
+    """Mutation check: an operator that waits to be woken."""
+    play = stage()
+    play.deps.settings = replace(play.deps.settings, idle_interval=timedelta(hours=1))
+    assert ready_after_loss(play, lose) == ("True", "AsExpected")
+
+
 # A canary and its stable ----------------------------------------------------------------------------------------------------
 
 
@@ -296,6 +366,68 @@ def test_mutation_without_the_excuse_the_canary_is_convicted(stage: Stage, monke
         crash(play, version, 3)
     play.look()
     assert play.status.canary is None
+
+
+NO_IMAGE = {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "inference:2 not found"}}}
+OUT_OF_MEMORY = {
+    "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+    "lastState": {"terminated": {"reason": "OOMKilled", "exitCode": 137}},
+}
+
+
+def end_of_v2(play: Rehearsal, container: dict[str, Any], restarts: int, seconds: float = 0) -> str:
+    """Why v2 was given up this long after its pods began to fare so; empty while it is not."""
+    play.serve_first()
+    play.start_retraining()
+    play.end_training()
+    wait(5, lambda: play.make_ready("v1"), play.look)
+    assert set(play.cluster.deployments()) == {"v1", "v2"}
+    put_pod(play, {labels.COMPONENT: labels.INFERENCE, labels.VERSION: "v2"}, container, restarts)
+    play.pass_time(seconds)
+    wait(5, lambda: play.make_ready("v1"), play.look)
+    assert play.shares == {"v1": 10_000}
+    return play.status.decisions[-1].message if play.status.canary is None else ""
+
+
+def test_a_canary_whose_image_is_not_there_is_given_up_with_the_kubelets_words(stage: Stage) -> None:
+    """O10: it may still come for ten minutes; then the reason is told, not only that time is over."""
+    late = rollout.START_LIMIT.total_seconds() + 1
+    assert end_of_v2(stage(), NO_IMAGE, 0) == ""
+    assert end_of_v2(stage(), NO_IMAGE, 0, late) == "ImagePullBackOff: inference:2 not found, 0 restarts"
+
+
+def test_mutation_without_the_kubelets_words_nobody_knows_of_the_image(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutation check: the reason for which a container waits is ignored."""
+    monkeypatch.setattr(troubles, "WAITING", {})
+    end = end_of_v2(stage(), NO_IMAGE, 0, rollout.START_LIMIT.total_seconds() + 1)
+    assert end == "no Ready pod for 0:10:00"
+
+
+def test_a_canary_that_is_killed_for_its_memory_is_given_up_at_once(stage: Stage) -> None:
+    """O10: three restarts, no minute of waiting."""
+    said = f"OOMKilled: used more memory than its limit, {rollout.CRASHES} restarts"
+    assert end_of_v2(stage(), OUT_OF_MEMORY, rollout.CRASHES - 1) == ""
+    assert end_of_v2(stage(), OUT_OF_MEMORY, rollout.CRASHES) == said
+
+
+def test_mutation_restarts_that_nobody_counts_go_on(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutation check: only time ends it."""
+    monkeypatch.setattr(rollout, "CRASHES", 1_000_000)
+    assert end_of_v2(stage(), OUT_OF_MEMORY, 3) == ""
+
+
+def test_mutation_a_canary_that_may_start_for_ever_is_never_given_up(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutation check: nobody keeps since when it has no Ready pod; a day later it is still waited for."""
+    day = timedelta(days=1).total_seconds()
+    starting = {"state": {"running": {}}}
+    assert end_of_v2(stage(), starting, 0, day) == "no Ready pod for 0:10:00"
+    forgetful = lambda _, canary: canary.model_copy(update={"unready_since": None})
+    monkeypatch.setattr(rollout, "_watch_pods", forgetful)
+    assert end_of_v2(stage(), starting, 0, day) == ""
 
 
 # The failure budget of a training -------------------------------------------------------------------------------------------

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from typing import Any
 
+import pytest
+from continual_operator import observe
 from continual_operator.cluster import ModelRef
 from continual_operator.loop import back_off, run_operator
 from continual_operator.rehearsal import REF, MemoryCluster, Rehearsal, minimal_model
@@ -149,6 +151,22 @@ def test_the_sweeper_leaves_a_successor_of_the_same_name_alone(stage: Stage) -> 
     before = set(play.store.objects)
     assert play.wait_for(sweep(play.deps)) == ["uid-model"]
     assert set(play.store.objects) == before
+
+
+def test_mutation_what_is_not_written_down_is_never_swept(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutation check: an operator that knows its models from memory alone leaves what went while none ran, for ever (O7)."""
+
+    async def trust_memory(*_: object) -> None:
+        return None
+
+    monkeypatch.setattr(observe, "enroll", trust_memory)
+    play = stage()
+    play.serve_first()
+    del play.cluster.models[REF]
+    play.restart()
+    assert play.wait_for(sweep(play.deps)) == []
+    assert play.redis.keys("ctm:{default/digits}*")
+    assert [key for key in play.store.objects if "/digits/" in key]
 
 
 def test_an_imported_checkpoint_becomes_v1(stage: Stage) -> None:
